@@ -1,0 +1,45 @@
+"""The companion of the course *Gradients at Depth*: vanishing and exploding gradients, measured.
+
+Each module is one subject, and the chapter of the same name derives what it computes:
+
+* :mod:`companion.activations` -- activation functions and their slopes in closed form
+* :mod:`companion.initialization` -- weights with a stated variance
+* :mod:`companion.signal` -- mean-field theory: what depth does to lengths and gradients
+* :mod:`companion.backprop` -- a network's forward and backward pass, written out by hand
+* :mod:`companion.products` -- products of many matrices, and the number that plays the part of α
+* :mod:`companion.deep_linear` -- deep linear networks, whose learning can be solved exactly
+* :mod:`companion.data` -- real data that ships with a dependency
+* :mod:`companion.training` -- a training loop that keeps a record of every layer
+* :mod:`companion.plots` -- one house style, and the plot that every chapter reads
+
+Importing the package is cheap: each module is loaded when it is first used.
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "activations",
+    "backprop",
+    "data",
+    "deep_linear",
+    "initialization",
+    "plots",
+    "products",
+    "signal",
+    "training",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a module of the package when it is first asked for."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}")
+
+
+def __dir__() -> list[str]:
+    """Name the modules, so that completion finds those not loaded yet."""
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,161 @@
+"""Products of many matrices, and the number of a matrix that plays the part of α in αⁿ.
+
+A gradient on its way back is a vector multiplied by one matrix a layer. How its length changes is
+decided by the stretch of a *random direction*, averaged in the logarithm: exp E ln‖Wu‖ with u
+uniform on the sphere. The chapter *Backpropagation* finds it among its rivals.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from companion._checks import floating, non_negative, positive_integer
+
+
+def gaussian_factors(
+    n: int, depth: int, *, scale: float = 1.0, seeds: int = 1, seed: int = 0
+) -> Tensor:
+    """Draw ``depth`` independent n×n matrices with normal entries of variance ``scale / n``.
+
+    Returns:
+        float64 tensor of shape (seeds, depth, n, n).
+
+    Example:
+        >>> factors = gaussian_factors(50, 4, scale=2.0, seeds=3)
+        >>> tuple(factors.shape), round(50 * factors.var().item(), 1)
+        ((3, 4, 50, 50), 2.0)
+
+    """
+    shape = [positive_integer("seeds", seeds), positive_integer("depth", depth)]
+    n = positive_integer("n", n)
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randn(*shape, n, n, generator=generator, dtype=torch.float64)
+    return draw * math.sqrt(non_negative("scale", scale) / n)
+
+
+def rotations(n: int, depth: int, *, seeds: int = 1, seed: int = 0) -> Tensor:
+    """Draw ``depth`` independent n×n orthogonal matrices, uniformly (Haar).
+
+    Returns:
+        float64 tensor of shape (seeds, depth, n, n).
+
+    Source: Mezzadri (2007), section 5: the QR factor with the signs of R's diagonal put back.
+
+    Example:
+        >>> q = rotations(5, 1)[0, 0]
+        >>> bool(torch.allclose(q @ q.T, torch.eye(5, dtype=torch.float64)))
+        True
+
+    """
+    q, r = torch.linalg.qr(gaussian_factors(n, depth, seeds=seeds, seed=seed))
+    return q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
+
+
+def factors_with_singular_values(
+    values: Sequence[float], depth: int, *, seeds: int = 1, seed: int = 0
+) -> Tensor:
+    """Draw ``depth`` independent matrices with these singular values and uniform directions.
+
+    Returns:
+        float64 tensor of shape (seeds, depth, n, n) with n = len(values).
+
+    Example:
+        >>> factors = factors_with_singular_values([3.0, 1.0, 0.5], depth=2)
+        >>> [round(s, 6) for s in torch.linalg.svdvals(factors[0, 0]).tolist()]
+        [3.0, 1.0, 0.5]
+
+    """
+    spectrum = torch.tensor([non_negative("each of values", v) for v in values]).double()
+    both = rotations(len(spectrum), 2 * depth, seeds=seeds, seed=seed)
+    return (both[:, :depth] * spectrum) @ both[:, depth:]
+
+
+def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
+    """Return ln of the length of a random unit vector after each factor.
+
+    The vector is brought back to length 1 after every factor and the logarithms are added up, so
+    that nothing overflows however long the product.
+
+    Args:
+        factors: tensor of shape (seeds, depth, n, n); factor 0 is applied first.
+        seed: of the random direction.
+
+    Returns:
+        Tensor of shape (seeds, depth).
+
+    Raises:
+        ValueError: if the factors are not square or lack a dimension.
+
+    Example:
+        >>> halves = 0.5 * torch.eye(3, dtype=torch.float64).expand(1, 4, 3, 3)
+        >>> [round(value / math.log(2), 6) for value in log_growth(halves)[0].tolist()]
+        [-1.0, -2.0, -3.0, -4.0]
+
+    """
+    if floating("factors", factors).dim() != 4 or factors.shape[-1] != factors.shape[-2]:
+        raise ValueError(f"factors need shape (seeds, depth, n, n), got {tuple(factors.shape)}")
+    generator = torch.Generator().manual_seed(seed)
+    seeds, depth, n, _ = factors.shape
+    vector = torch.randn(seeds, n, 1, generator=generator, dtype=torch.float64).to(factors.dtype)
+    vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+    logs = []
+    for layer in range(depth):
+        vector = factors[:, layer] @ vector
+        length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+        vector = vector / length
+        logs.append(torch.log(length).flatten())
+    return torch.stack(logs, dim=-1).cumsum(-1)
+
+
+def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dict[str, float]:
+    """Return the numbers of a matrix that might play the part of α, averaged over the factors.
+
+    Args:
+        factors: tensor of shape (seeds, depth, n, n).
+        directions: random directions for the mean log stretch, for each factor.
+        seed: of those directions.
+
+    Returns:
+        ``largest``, ``median`` and ``smallest`` singular value, ``spectral radius``,
+        ``root mean square`` of the singular values, which is ‖W‖_F/√n, and ``typical stretch``,
+        which is exp E ln‖Wu‖ over random unit vectors u.
+
+    Example:
+        >>> factors = factors_with_singular_values([2.0, 1.0], depth=3)
+        >>> found = candidates(factors)
+        >>> round(found["largest"], 6), round(found["root mean square"] ** 2, 6)
+        (2.0, 2.5)
+
+    """
+    singular = torch.linalg.svdvals(factors)
+    n = factors.shape[-1]
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.randn(n, directions, generator=generator, dtype=torch.float64).to(factors.dtype)
+    u = u / torch.linalg.vector_norm(u, dim=0)
+    stretch = torch.linalg.vector_norm(factors @ u, dim=-2)
+    return {
+        "largest": singular[..., 0].mean().item(),
+        "spectral radius": torch.linalg.eigvals(factors).abs().amax(-1).mean().item(),
+        "root mean square": singular.square().mean().sqrt().item(),
+        "typical stretch": stretch.log().mean().exp().item(),
+        "median": singular.median(-1).values.mean().item(),
+        "smallest": singular[..., -1].mean().item(),
+    }
+
+
+def gaussian_lyapunov(n: int, scale: float = 1.0) -> float:
+    """Return the exact growth of ln‖·‖ per factor in a product of n×n Gaussian matrices.
+
+    The stretch of any direction is chi distributed, so E ln‖Wu‖ = ½[ψ(n/2) + ln(2·scale/n)].
+
+    Source: Newman (1986), whose whole spectrum replaces n/2 by (n-k+1)/2 for the k-th exponent.
+
+    Example:
+        >>> round(gaussian_lyapunov(16), 4)
+        -0.0319
+
+    """
+    half = torch.tensor(positive_integer("n", n) / 2, dtype=torch.float64)
+    return 0.5 * (torch.special.digamma(half).item() + math.log(scale / half.item()))
