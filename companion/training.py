@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.func import functional_call, stack_module_state, vmap
 
 from companion._checks import positive_integer
 from companion._progress import bar
@@ -118,7 +118,8 @@ def train(
         A :class:`Record`.
 
     Raises:
-        ValueError: if there is no model, the models differ in shape, or one has buffers.
+        ValueError: if there is no model, the models are not built alike, or one has buffers or no
+            linear or convolutional layer.
 
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
@@ -132,11 +133,11 @@ def train(
     rows: list[dict[str, Tensor]] = []
 
     with _probed(skeleton, data.train_inputs[:1]) as probed:
-        differentiate = vmap(grad_and_value(probed.loss(skeleton, loss), argnums=(0, 1)))
+        losses = vmap(probed.loss(skeleton, loss))
         for step in bar(range(steps + 1), "training", show=progress):
             inputs, targets = next(batches)
             probes = probed.zeros(*inputs.shape[:2], inputs.dtype)
-            (gradients, deltas), value = differentiate(parameters, probes, inputs, targets)
+            value, gradients, deltas = _differentiate(losses, parameters, probes, inputs, targets)
             stopping = ~torch.isfinite(value) & torch.tensor([stop is None for stop in stopped])
             for i in stopping.nonzero().flatten().tolist():
                 stopped[i] = Stop(step, value[i].item())
@@ -171,9 +172,10 @@ def train(
 def _stack(models: list[nn.Module]) -> tuple[nn.Module, dict[str, Tensor]]:
     if not models:
         raise ValueError("models needs at least one module, got none")
-    shapes = [{name: p.shape for name, p in model.named_parameters()} for model in models]
-    if any(shape != shapes[0] for shape in shapes):
-        raise ValueError("models must all have the same parameters of the same shapes")
+    kinds = [{n: (p.shape, p.dtype) for n, p in model.named_parameters()} for model in models]
+    for index, (model, kind) in enumerate(zip(models, kinds, strict=True)):
+        if kind != kinds[0] or repr(model) != repr(models[0]):  # the repr names the activations
+            raise ValueError(f"models must all be built alike, but models[{index}] is not as [0]")
     if any(True for model in models for _ in model.buffers()):
         raise ValueError("models with buffers (running statistics) are not supported")
     parameters, _ = stack_module_state(models)
@@ -212,7 +214,7 @@ class _Probes:
 
     def zeros(self, networks: int, examples: int, dtype: torch.dtype) -> dict[str, Tensor]:
         return {
-            name: torch.zeros(networks, examples, *shape, dtype=dtype)
+            name: torch.zeros(networks, examples, *shape, dtype=dtype, requires_grad=True)
             for name, shape in zip(self.names, self.shapes, strict=True)
         }
 
@@ -249,11 +251,36 @@ def _probed(model: nn.Module, example: Tensor) -> Iterator[_Probes]:
     try:
         with torch.no_grad():
             model(example)
+        if not seen:
+            raise ValueError("models need at least one linear or convolutional layer, got none")
         probes.names, probes.shapes = tuple(seen), tuple(seen.values())
         yield probes
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _differentiate(
+    losses: Callable[..., Tensor],
+    parameters: dict[str, Tensor],
+    probes: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Return each network's loss, and its gradients with respect to parameters and probes.
+
+    No network's loss depends on another's parameters, so the gradient of their sum is the gradient
+    of each; going back through autograd takes less than half of vmap(grad)'s time.
+    """
+    value = losses(parameters, probes, inputs, targets)
+    wanted = [*parameters.values(), *probes.values()]
+    gradients = torch.autograd.grad(value.sum(), wanted)
+    count = len(parameters)
+    return (
+        value.detach(),
+        dict(zip(parameters, gradients[:count], strict=True)),
+        dict(zip(probes, gradients[count:], strict=True)),
+    )
 
 
 def _norms(tensors: Iterable[Tensor]) -> Tensor:
@@ -271,7 +298,7 @@ def _measure(
 ) -> dict[str, Tensor]:
     with torch.no_grad():
         return {
-            "loss": value.detach(),
+            "loss": value,
             "delta_norms": _norms(deltas[name] for name in layers),
             "gradient_norms": _norms(gradients[name] for name in parameters),
             "weight_norms": _norms(parameters.values()),
@@ -316,7 +343,8 @@ def _update(
 ) -> None:
     held = None if going.all() else {k: p.detach().clone() for k, p in parameters.items()}
     for name, parameter in parameters.items():
-        parameter.grad = gradients[name].detach()
+        if parameter.requires_grad:  # what is frozen stays as it is
+            parameter.grad = gradients[name].detach()
     optimizer.step()
     if held is not None:
         with torch.no_grad():
