@@ -273,14 +273,13 @@ def _differentiate(
     of each; going back through autograd takes less than half of vmap(grad)'s time.
     """
     value = losses(parameters, probes, inputs, targets)
-    wanted = [*parameters.values(), *probes.values()]
-    gradients = torch.autograd.grad(value.sum(), wanted)
-    count = len(parameters)
-    return (
-        value.detach(),
-        dict(zip(parameters, gradients[:count], strict=True)),
-        dict(zip(probes, gradients[count:], strict=True)),
-    )
+    learning = {name: value for name, value in parameters.items() if value.requires_grad}
+    found = iter(torch.autograd.grad(value.sum(), [*learning.values(), *probes.values()]))
+    gradients = {
+        name: next(found) if name in learning else torch.zeros_like(parameter)
+        for name, parameter in parameters.items()
+    }
+    return value.detach(), gradients, dict(zip(probes, found, strict=True))
 
 
 def _norms(tensors: Iterable[Tensor]) -> Tensor:
