@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from companion._checks import one_of
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -62,6 +64,4 @@ def get(activation: str | Activation) -> Activation:
     """
     if isinstance(activation, Activation):
         return activation
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
-    return ACTIVATIONS[activation]
+    return ACTIVATIONS[one_of("activation", activation, sorted(ACTIVATIONS))]

@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from companion import activations
-from companion._checks import floating, positive_integer
+from companion._checks import floating, non_negative, positive_integer
 from companion.activations import Activation
 from companion.initialization import variance_scaling_
 
@@ -33,7 +34,8 @@ class MLP:
         activation: φ, applied to every layer but the last.
 
     Raises:
-        TypeError: if a weight or bias is not a floating-point tensor.
+        TypeError: if a weight or bias is not a floating-point tensor, or the activation is only a
+            name.
         ValueError: if there is no layer, or if the shapes do not fit together.
 
     """
@@ -44,15 +46,27 @@ class MLP:
 
     def __post_init__(self) -> None:
         """Check that each layer takes what the one before it gives."""
+        if not isinstance(self.activation, Activation):
+            raise TypeError(
+                "activation must be an Activation, as activations.get(name) returns, "
+                f"got {self.activation!r}"
+            )
         if not self.weights:
             raise ValueError("an MLP needs at least one weight, got none")
         for index, weight in enumerate(self.weights):
             if floating(f"weights[{index}]", weight).dim() < 2:
-                raise ValueError(f"weights[{index}] needs shape (..., out, in), got {weight.shape}")
+                raise ValueError(
+                    f"weights[{index}] needs shape (..., out, in), got {tuple(weight.shape)}"
+                )
             if index and weight.shape[-1] != self.weights[index - 1].shape[-2]:
                 raise ValueError(
                     f"weights[{index}] takes {weight.shape[-1]} inputs, "
                     f"but weights[{index - 1}] gives {self.weights[index - 1].shape[-2]}"
+                )
+            if weight.shape[:-2] != self.weights[0].shape[:-2]:
+                raise ValueError(
+                    f"weights[{index}] is of networks {tuple(weight.shape[:-2])}, "
+                    f"but weights[0] of {tuple(self.weights[0].shape[:-2])}"
                 )
         if self.biases is None:
             return
@@ -115,7 +129,11 @@ def random_mlp(
 
 
 def _seed_list(seeds: int | Sequence[int]) -> list[int]:
-    return list(range(positive_integer("seeds", seeds)) if isinstance(seeds, int) else seeds)
+    if not isinstance(seeds, Sequence):
+        seeds = range(positive_integer("seeds", seeds))
+    if not seeds or not all(isinstance(seed, Integral) for seed in seeds):
+        raise ValueError(f"seeds needs a whole number, or at least one of them, got {seeds!r}")
+    return [int(seed) for seed in seeds]
 
 
 def _shapes(sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -310,9 +328,9 @@ def finite_difference(
     """
     if point.dtype != torch.float64:
         raise TypeError(f"point must be float64 for differences to be accurate, got {point.dtype}")
-    gradient = torch.empty_like(point)
+    gradient = torch.empty(point.shape, dtype=point.dtype)
     for index in range(point.numel()):
-        shift = torch.zeros_like(point)
+        shift = torch.zeros(point.shape, dtype=point.dtype)
         shift.view(-1)[index] = step
         difference = function(point + shift) - function(point - shift)
         gradient.view(-1)[index] = difference.item() / (2 * step)
@@ -366,16 +384,20 @@ def gradient_flow(
         True
 
     """
+    if not settings:
+        raise ValueError("settings needs at least one setting, got none")
     seeds = _seed_list(seeds)
-    unit = random_mlp([width] * (depth + 1), "identity", seeds=seeds)
+    sizes = [positive_integer("width", width)] * (positive_integer("depth", depth) + 1)
+    unit = random_mlp(sizes, "identity", seeds=seeds)
     generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seeds]
-    shape = (2, examples, width)
+    shape = (2, positive_integer("examples", examples), width)
     draws = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
     inputs, output_delta = torch.stack(draws, dim=1)
-    inputs = inputs * math.sqrt(input_mean_square)
+    inputs = inputs * math.sqrt(non_negative("input_mean_square", input_mean_square))
     flows = []
     for setting in settings:
-        weights = tuple(weight * math.sqrt(setting.scale) for weight in unit.weights)
+        std = math.sqrt(non_negative("scale", setting.scale))
+        weights = tuple(weight * std for weight in unit.weights)
         network = MLP(weights, None, activations.get(setting.activation))
         deltas = backward(network, forward(network, inputs), output_delta).deltas
         norms = torch.stack([torch.linalg.vector_norm(d, dim=(-2, -1)) for d in deltas], dim=-1)
@@ -388,12 +410,16 @@ def slope_per_layer(log_norms: Tensor) -> Tensor:
 
     Negative means that the gradient shrinks on its way from the output to the input.
 
+    Raises:
+        ValueError: if there are fewer than two layers.
+
     Example:
         >>> round(slope_per_layer(torch.tensor([-2.0, -1.0, 0.0])).item(), 6)
         -1.0
 
     """
-    floating("log_norms", log_norms)
+    if floating("log_norms", log_norms).dim() < 1 or log_norms.shape[-1] < 2:
+        raise ValueError(f"log_norms needs shape (..., 2 or more), got {tuple(log_norms.shape)}")
     layer = torch.arange(log_norms.shape[-1], dtype=log_norms.dtype)
     layer = layer - layer.mean()
     return -(log_norms @ layer) / (layer @ layer)

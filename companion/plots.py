@@ -15,9 +15,10 @@ from companion._checks import floating
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette without its yellow, told apart with any colour vision, dark enough on
-# white and, turned over, light enough on black.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")
+# After Okabe and Ito (2008), with violet and brown in place of their sky blue, orange and yellow,
+# which are too light on white. Each keeps a contrast of 3:1 on white and, turned over, on black,
+# and no two of them look alike in any colour vision.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#9977FF", "#774400", "#444444")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -120,6 +121,12 @@ def gradient_flow(
 
     """
     log_norms = floating("log_norms", log_norms).detach()
+    if log_norms.dim() not in (1, 2):
+        raise ValueError(
+            f"log_norms needs shape (layers,) or (seeds, layers), got {tuple(log_norms.shape)}"
+        )
+    if theory is not None and floating("theory", theory).shape != log_norms.shape[-1:]:
+        raise ValueError(f"theory needs shape ({log_norms.shape[-1]},), got {tuple(theory.shape)}")
     rows = log_norms.unsqueeze(0) if log_norms.dim() == 1 else log_norms
     layer = range(1, rows.shape[-1] + 1)
     turn = len([line for line in ax.lines if line.get_marker() in MARKERS])
@@ -129,8 +136,6 @@ def gradient_flow(
         ax, layer, rows, label=label, color=color, marker=marker, markersize=5, markevery=every
     )
     if theory is not None:
-        if theory.shape != rows.shape[-1:]:
-            raise ValueError(f"theory needs shape ({rows.shape[-1]},), got {tuple(theory.shape)}")
         ax.plot(layer, theory, "--", color=ax.lines[-1].get_color(), linewidth=1.2)
     ax.set(xlabel="layer", ylabel="log₁₀ ‖δ‖")
     ax.margins(x=0.02)

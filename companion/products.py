@@ -67,7 +67,9 @@ def factors_with_singular_values(
         [3.0, 1.0, 0.5]
 
     """
-    spectrum = torch.tensor([non_negative("each of values", v) for v in values]).double()
+    spectrum = torch.tensor(
+        [non_negative("each of values", value) for value in values], dtype=torch.float64
+    )
     both = rotations(len(spectrum), 2 * depth, seeds=seeds, seed=seed)
     return (both[:, :depth] * spectrum) @ both[:, depth:]
 
@@ -83,7 +85,7 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
         seed: of the random direction.
 
     Returns:
-        Tensor of shape (seeds, depth).
+        Tensor of shape (seeds, depth); -inf from where a factor has made the vector 0.
 
     Raises:
         ValueError: if the factors are not square or lack a dimension.
@@ -104,7 +106,7 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
     for layer in range(depth):
         vector = factors[:, layer] @ vector
         length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-        vector = vector / length
+        vector = vector / length.clamp_min(torch.finfo(length.dtype).tiny)
         logs.append(torch.log(length).flatten())
     return torch.stack(logs, dim=-1).cumsum(-1)
 
@@ -140,7 +142,7 @@ def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dic
         "spectral radius": torch.linalg.eigvals(factors).abs().amax(-1).mean().item(),
         "root mean square": singular.square().mean().sqrt().item(),
         "typical stretch": stretch.log().mean().exp().item(),
-        "median": singular.median(-1).values.mean().item(),
+        "median": singular.quantile(0.5, dim=-1).mean().item(),
         "smallest": singular[..., -1].mean().item(),
     }
 

@@ -112,12 +112,12 @@ def gradient_flow(
 
     """
     depth = positive_integer("depth", depth)
-    q = weight_variance * input_mean_square + bias_variance
-    log_chi = []
+    q = weight_variance * non_negative("input_mean_square", input_mean_square) + bias_variance
+    factors = []
     for _ in range(depth - 1):
-        log_chi.append(math.log10(chi(q, activation, weight_variance)))
+        factors.append(chi(q, activation, weight_variance))
         q = length_map(q, activation, weight_variance, bias_variance)
-    steps = torch.tensor([*log_chi, 0.0], dtype=torch.float64) / 2
+    steps = torch.tensor([*factors, 1.0], dtype=torch.float64).log10() / 2
     return steps.flip(0).cumsum(0).flip(0)
 
 
