@@ -1,0 +1,39 @@
+"""What several test files share."""
+
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from companion import activations
+from companion.backprop import MLP
+
+reproducible = settings(derandomize=True, deadline=None, max_examples=40)
+
+RECTANGULAR = (4, 7, 3, 5)
+SQUARE = (5, 5, 5, 5)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def mlp(
+    sizes: tuple[int, ...] = RECTANGULAR,
+    activation: str = "tanh",
+    networks: tuple[int, ...] = (),
+    *,
+    bias: bool = True,
+) -> MLP:
+    """An MLP whose weights and biases are all of order one, so that each of them matters."""
+    shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+    weights = tuple(normal(*networks, *shape, seed=i) for i, shape in enumerate(shapes))
+    biases = tuple(normal(*networks, shape[0], seed=50 + i) for i, shape in enumerate(shapes))
+    return MLP(weights, biases if bias else None, activations.get(activation))
+
+
+def within(sample: Tensor, expected: float, sigmas: float = 4.0) -> bool:
+    """Whether the mean of a sample is what is expected, to so many of its standard errors."""
+    error = sample.std().item() / len(sample) ** 0.5
+    return abs(sample.mean().item() - expected) <= sigmas * error
