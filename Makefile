@@ -1,0 +1,84 @@
+# Everything runs in .venv, which is created when it is needed and refreshed when
+# pyproject.toml or constraints.txt change. `make` alone lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+# The exact versions that the stored outputs were made with; `CONSTRAINTS=` takes the newest instead.
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+DECLARED := pyproject.toml $(CONSTRAINTS)
+
+CHAPTERS := $(wildcard book/*.ipynb)
+# Progress bars off and one thread a process, exactly as when the outputs were stored.
+RUNNER := TQDM_DISABLE=1 OMP_NUM_THREADS=1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve test test-kernels test-mutations bench outputs verdicts clean
+
+help: ## list the targets
+	@echo "Gradients at Depth. Targets:"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1|\2/' \
+		| while IFS='|' read -r name what; do printf '%-24s %s\n' "  $$name" "$$what"; done
+	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch."
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed; '$(PYTHON)' is `$(PYTHON) --version 2>&1`." \
+			"Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.book: $(VENV)/.created $(DECLARED)
+	@echo "Installing what builds the book into $(VENV) ..."
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > $(VENV)/book.txt
+	@$(PIP) --requirement $(VENV)/book.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.created $(DECLARED)
+	@echo "Installing the companion and what checks it into $(VENV) ..."
+	@$(PIP) --editable '.[book,test]'
+	@touch $@ $(VENV)/.book
+
+book: $(VENV)/.book ## build the book into _build/html
+	@$(BIN)/python book/_tools/verdicts.py --check
+	@$(BIN)/python book/_tools/build.py
+	@echo
+	@echo "The book is in _build/html: open _build/html/index.html, or run 'make serve'."
+
+serve: book ## serve the built book on this machine (PORT=8000)
+	@echo "Reading at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter against its stored outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(RUNNER) $(PYTEST) --doctest-modules $(NBVAL) tests companion $(CHAPTERS)
+
+test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
+	$(RUNNER) OMP_NUM_THREADS=2 $(PYTEST) $(NBVAL) $(CHAPTERS)
+
+test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
+	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
+
+bench: $(VENV)/.test ## run the benchmarks in tests/benchmarks
+	@shopt -s nullglob; scripts=(tests/benchmarks/*.py); \
+	if [ $${#scripts[@]} -eq 0 ]; then echo "There are no benchmarks yet."; fi; \
+	for script in "$${scripts[@]}"; do echo "== $$script"; $(RUNNER) $(BIN)/python "$$script" || exit 1; done
+
+outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
+	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)
+
+verdicts: $(VENV)/.book ## write book/verdicts.md from the chapters
+	@$(BIN)/python book/_tools/verdicts.py
+
+clean: ## remove what was built (delete .venv as well to install afresh)
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find book companion tests -name __pycache__ -prune -exec rm -rf {} +
