@@ -1,0 +1,88 @@
+"""The machinery of tests/mutations.py: break a copy of the package, and see a test fail."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("companion", "tests", "pyproject.toml")
+WHERE = """
+from pathlib import Path
+
+import {package}
+
+
+def test_the_copy_is_what_is_imported() -> None:
+    assert Path({package}.__file__).is_relative_to(Path(__file__).resolve().parents[1])
+"""
+
+
+class Mutation(NamedTuple):
+    """One way to break the package, and the test that must notice."""
+
+    file: str
+    """From the root of the repository, `companion/backprop.py`."""
+    old: str
+    """A text that stands in the file exactly once."""
+    new: str
+    test: str
+    """A pytest node id, `tests/test_backprop.py::test_delta`."""
+
+
+class MutationError(AssertionError):
+    """A mutation that could not be made, or that its test did not notice."""
+
+
+def copy(root: Path, to: Path) -> Path:
+    """Copy what the tests need from the repository."""
+    for name in COPIED:
+        if (root / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__", "book", "benchmarks")
+            shutil.copytree(root / name, to / name, ignore=ignore)
+        elif (root / name).is_file():
+            shutil.copy(root / name, to / name)
+    return to
+
+
+def run(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run tests in a copy, in a fresh interpreter that takes the package from there."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def check_baseline(tests: Sequence[str], root: Path, to: Path, package: str = "companion") -> None:
+    """Require that the tests pass in an unbroken copy, and that they import that copy."""
+    copy(root, to)
+    (to / "tests" / "test_where_it_is.py").write_text(WHERE.format(package=package))
+    done = run(to, [*dict.fromkeys(tests), "tests/test_where_it_is.py"])
+    if done.returncode != 0:
+        raise MutationError(f"the tests do not pass unbroken:\n{done.stdout}{done.stderr}")
+
+
+def check(mutation: Mutation, root: Path, to: Path) -> None:
+    """Require that the mutation can be made in a copy, and that its test then fails there."""
+    copy(root, to)
+    path = to / mutation.file
+    text = path.read_text(encoding="utf-8")
+    found = text.count(mutation.old)
+    if found != 1:
+        raise MutationError(f"{mutation.file} has {found} times, not once: {mutation.old!r}")
+    if mutation.old == mutation.new:
+        raise MutationError(f"{mutation.file}: the mutation changes nothing")
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    done = run(to, [mutation.test])
+    # 1 is "tests failed"; a test that is not found, or a module that does not import, is another.
+    if done.returncode != 1 or not re.search(r"^\d+ failed", done.stdout, re.MULTILINE):
+        raise MutationError(
+            f"{mutation.test} did not fail (exit {done.returncode}) after, in {mutation.file},\n"
+            f"- {mutation.old}\n+ {mutation.new}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
