@@ -296,7 +296,7 @@ def path_products(network: MLP, cache: Cache) -> Tensor:
     count = math.prod([first.shape[-1], *(weight.shape[-2] for weight in network.weights)])
     if count > 10**7:
         raise ValueError(f"{count:,} paths are too many to list: at most 10,000,000")
-    paths = first.mT.unsqueeze(-3).expand(*cache.z[0].shape[:-1], *first.mT.shape)
+    paths = first.mT.unsqueeze(-3).expand(*cache.z[0].shape[:-1], *first.mT.shape[-2:])
     for layer in range(1, len(network.weights)):
         step = layer_jacobian(network, cache, layer).mT
         between = (1,) * layer
