@@ -51,7 +51,8 @@ class Record:
         gradient_norms: (T, S, P) norm of each parameter's gradient.
         weight_norms: (T, S, P) norm of each parameter.
         displacement: (T, S, P) distance of each parameter from where it started.
-        test_loss, test_accuracy: (T, S) on the test part, or None without one.
+        test_loss, test_accuracy: (T, S) on the test part, or None without one; no accuracy either
+            if its targets are not class labels but floating-point numbers.
         stopped: for each network a :class:`Stop`, or None if it trained to the end.
 
     """
@@ -274,7 +275,8 @@ def _differentiate(
     """
     value = losses(parameters, probes, inputs, targets)
     learning = {name: value for name, value in parameters.items() if value.requires_grad}
-    found = iter(torch.autograd.grad(value.sum(), [*learning.values(), *probes.values()]))
+    wanted = [*learning.values(), *probes.values()]
+    found = iter(torch.autograd.grad(value.sum(), wanted, materialize_grads=True))
     gradients = {
         name: next(found) if name in learning else torch.zeros_like(parameter)
         for name, parameter in parameters.items()
@@ -311,14 +313,16 @@ def _test(
     if len(data.test_inputs) == 0:
         return {}
 
-    def score(state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def score(state: dict[str, Tensor]) -> dict[str, Tensor]:
         outputs = functional_call(model, state, (data.test_inputs,))
-        right = outputs.argmax(-1) == data.test_targets
-        return loss(outputs, data.test_targets), right.to(outputs.dtype).mean()
+        found = {"test_loss": loss(outputs, data.test_targets)}
+        if not data.test_targets.is_floating_point():
+            right = outputs.argmax(-1) == data.test_targets
+            found["test_accuracy"] = right.to(outputs.dtype).mean()
+        return found
 
     with torch.no_grad():
-        test_loss, accuracy = vmap(score)(parameters)
-    return {"test_loss": test_loss, "test_accuracy": accuracy}
+        return vmap(score)(parameters)
 
 
 def _hold(
