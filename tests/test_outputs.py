@@ -1,0 +1,207 @@
+"""Stored outputs are the same whoever stores them, and verdicts.md follows from the chapters."""
+
+import base64
+import copy
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import nbformat
+import outputs
+import pytest
+import verdicts
+from chapters import ROOT
+from install_cell import install_cell
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(*extra: bytes) -> bytes:
+    body = [chunk(b"IHDR", b"\0" * 13), *extra, chunk(b"IDAT", b"x"), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+
+def test_a_picture_loses_its_version_and_date_and_nothing_else() -> None:
+    stamped = png(chunk(b"tEXt", b"Software\0Matplotlib 3.11"), chunk(b"tIME", b"\0" * 7))
+    assert outputs.clean_png(stamped) == png()
+    kept = png(chunk(b"pHYs", b"\0" * 9))
+    assert outputs.clean_png(kept) == kept
+
+
+def notebook() -> NotebookNode:
+    image = base64.b64encode(png(chunk(b"tEXt", b"Software\0x"))).decode()
+    cells = [
+        new_markdown_cell("# The first, best chapter", id="0a1b2c3d"),
+        new_code_cell("1", id="abcdef12", execution_count=7, metadata={"name": "norm"}),
+        new_code_cell("2", id="kept-id", execution_count=9, metadata={"execution": {"a": "b"}}),
+        new_markdown_cell("words", id="ABC_x"),
+    ]
+    cells[1].outputs = [
+        new_output("stream", name="stdout", text="a"),
+        new_output("stream", name="stdout", text="b"),
+        new_output("display_data", data={outputs.WIDGET_VIEW: {"model_id": "5"}}),
+        new_output("execute_result", data={"image/png": image}, execution_count=7),
+    ]
+    return new_notebook(cells=cells, metadata={"widgets": {}, "course": {"minutes": 5}})
+
+
+def test_what_differs_between_runs_is_normalised() -> None:
+    book = notebook()
+    outputs.normalise(book)
+    assert [cell.id for cell in book.cells] == [
+        "the-first-best-chapter-1",
+        "norm",
+        "kept-id",
+        "the-first-best-chapter-2",
+    ]
+    assert [cell.execution_count for cell in book.cells[1:3]] == [1, 2]
+    text, result = book.cells[1].outputs
+    assert text.text == "ab"
+    assert result.execution_count == 1
+    assert base64.b64decode(result.data["image/png"]) == png()
+    assert book.cells[2].metadata == {}
+    assert set(book.metadata) == {"course", "kernelspec", "language_info"}
+    assert "version" not in book.metadata.language_info
+    nbformat.validate(book)
+
+
+def test_normalising_again_changes_nothing() -> None:
+    book = notebook()
+    outputs.normalise(book)
+    again = copy.deepcopy(book)
+    outputs.normalise(again)
+    assert again == book
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("raise KeyError('lost')", r"cell 0 \(bad\) raised:[\s\S]*KeyError: 'lost'"),
+        ("import sys\nprint('careful', file=sys.stderr)", r"cell 0 \(bad\) wrote to stderr"),
+    ],
+)
+def test_a_cell_that_raises_or_warns_is_named(source: str, message: str, tmp_path: Path) -> None:
+    book = new_notebook(cells=[new_code_cell(source, id="bad")])
+    with pytest.raises(outputs.ChapterError, match=message) as caught:
+        outputs.execute(book, tmp_path)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_two_runs_of_a_figure_store_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, picture = tmp_path / "chapter.ipynb", tmp_path / "picture.png"
+    monkeypatch.setattr(outputs, "PICTURE", picture)
+    draw = "import matplotlib.pyplot as plt\n\nprint(0.25)\n_ = plt.plot([1, 2], [3, 4])"
+    cells = [
+        new_code_cell(install_cell().replace("v0", "v99")),
+        new_code_cell(draw, metadata={"course-picture": True}),
+    ]
+    nbformat.write(new_notebook(cells=cells), path)
+    assert outputs.run_chapter(path)
+    stored, drawn = path.read_bytes(), picture.read_bytes()
+    assert not outputs.run_chapter(path)
+    assert (path.read_bytes(), picture.read_bytes()) == (stored, drawn)
+    book = nbformat.read(path, as_version=4)
+    assert book.cells[0].source == install_cell()
+    assert not book.cells[0].outputs
+    assert base64.b64decode(book.cells[1].outputs[-1].data["image/png"]) == drawn
+
+
+# ---------------------------------------------------------------- verdicts.md
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "> **Verdict on B5: holds if it is wide.** Over\n> 200 seeds.\n>\n> More.",
+            ("B5", "holds if it is wide.", "Over 200 seeds."),
+        ),
+        ("> **Verdict on S1: refuted.**\n> No.", ("S1", "refuted.", "No.")),
+        ("> **Predict.** So?", None),
+        ("**Verdict on S1: refuted.** No.", None),
+    ],
+)
+def test_a_verdict_is_read(source: str, expected: tuple[str, str, str] | None) -> None:
+    assert verdicts.callout(source) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("It is 0.25 there. And on.", "It is 0.25 there."),
+        ("See e.g. this one. `x` goes on.", "See e.g. this one."),
+        ("No stop", "No stop"),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_is_found(text: str, first: str) -> None:
+    assert verdicts.first_sentence(text) == first
+
+
+def test_the_page_lists_what_was_judged(tmp_path: Path) -> None:
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: one\n")
+    (tmp_path / "claims.yml").write_text("B5:\n  chapter: one\n  claim: a | b\nB6:\n  claim: c\n")
+    given = {"claim": "B5", "verdict": "holds if", "cell": "norm", "seeds": 200}
+    cells = [
+        new_markdown_cell("# Depth"),
+        new_markdown_cell(
+            "> **Verdict on B5: holds if wide.** So. More.", metadata={"verdict": given}
+        ),
+    ]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "one.ipynb")
+    text = verdicts.page(tmp_path)
+    assert "1 of 2 claims (1 holds if)" in text
+    row = (
+        "| [B5](one.ipynb#verdict-b5) | a \\| b | **holds if wide.** So. | 200 "
+        "| [measured](one.ipynb#cell-norm) |"
+    )
+    assert row in text.splitlines()
+    assert not verdicts.is_current(tmp_path)
+    verdicts.write_verdicts(tmp_path)
+    assert verdicts.is_current(tmp_path)
+
+
+# ---------------------------------------------------------------- the Makefile
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ("exit 1", "Python 3.11 or newer is needed"),
+        ('case "$2" in *venv*) exit 1;; esac', "apt install python3-venv"),
+    ],
+)
+def test_a_missing_python_is_explained(answers: str, message: str, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{answers}\nexit 0\n")
+    python.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(
+        ["make", "book", f"PYTHON={python}"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_the_install_cell_is_a_cell_that_ipython_reads() -> None:
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    source = TransformerManager().transform_cell(install_cell())
+    compile(source, "install cell", "exec")
+    assert "run_line_magic('pip', 'install --quiet" in source
