@@ -4,4 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("MPLBACKEND", "Agg")
+
+import matplotlib as mpl
+
+# Not through the environment, from which the chapters' kernels would take it as well.
+mpl.use("agg")
