@@ -33,7 +33,11 @@ def mlp(
     return MLP(weights, biases if bias else None, activations.get(activation))
 
 
-def within(sample: Tensor, expected: float, sigmas: float = 4.0) -> bool:
-    """Whether the mean of a sample is what is expected, to so many of its standard errors."""
-    error = sample.std().item() / len(sample) ** 0.5
-    return abs(sample.mean().item() - expected) <= sigmas * error
+def four_errors(sample: Tensor) -> float:
+    """Four standard errors of the mean of a sample: what chance alone exceeds once in 16,000."""
+    return 4 * sample.std().item() / len(sample) ** 0.5
+
+
+def within(sample: Tensor, expected: float) -> bool:
+    """Whether the mean of a sample is what is expected, to four of its standard errors."""
+    return abs(sample.mean().item() - expected) <= four_errors(sample)
