@@ -118,7 +118,7 @@ def test_a_wide_random_network_with_biases_does_as_predicted() -> None:
 
 
 @pytest.mark.parametrize(
-    # RESULTS of Schoenholz et al. (2017), whose points these are; q* to four digits.
+    # Points (σ_w², σ_b²) on either side of Schoenholz et al.'s (2017) edge of chaos; four digits.
     ("weight", "bias", "length", "factor"),
     [(1.3, 0.05, 0.3153, 0.8802), (3.3, 0.05, 1.6537, 1.2510)],
 )
