@@ -77,7 +77,8 @@ def test_gradient_flow_draws_layers_runs_and_theory(ax: Axes) -> None:
     assert dashed.get_xdata().tolist() == list(range(1, 13))
     assert dashed.get_ydata().tolist() == theory.tolist()
     assert dashed.get_linestyle() == "--"
-    assert dashed.get_color() == many.get_color() == plots.PALETTE[0]
+    assert dashed.get_color() == "black"
+    assert many.get_color() == plots.PALETTE[0]
     assert single.get_xdata().tolist() == [1, 2, 3, 4, 5]
     assert single.get_ydata().tolist() == one.tolist()
     assert [many.get_label(), single.get_label()] == ["seeds", "one"]
