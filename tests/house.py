@@ -201,6 +201,19 @@ def figures_are_described(chapter: Chapter) -> list[str]:
     return wrong
 
 
+def figure_names_are_unique(chapters: Iterable[Chapter]) -> list[str]:
+    """No two figures of the book share a name: they are labels of the whole book."""
+    named: dict[str, list[str]] = {}
+    for chapter in chapters:
+        for i, cell in chapter.code:
+            name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+            if name:
+                named.setdefault(name, []).append(chapter.at(i))
+    return [
+        f"{n} names {len(at)} figures: {', '.join(at)}" for n, at in named.items() if len(at) > 1
+    ]
+
+
 def figures_are_backed(chapter: Chapter) -> list[str]:
     """A figure's cell, or the code cell before or after it, prints or asserts something."""
     code, wrong = chapter.code, []

@@ -30,6 +30,10 @@ def test_claims_have_one_owner() -> None:
     assert house.claims_have_one_owner(CHAPTERS) == []
 
 
+def test_figure_names_are_unique() -> None:
+    assert house.figure_names_are_unique(CHAPTERS) == []
+
+
 def test_course_picture_is_what_a_chapter_drew() -> None:
     assert house.picture_is_current(CHAPTERS, BOOK / "_static" / "course-picture.png") == []
 
@@ -309,6 +313,11 @@ def test_two_owners_are_noticed() -> None:
     assert house.claims_have_one_owner([good(), good()]) == [
         "B5 is owned by good.ipynb and good.ipynb"
     ]
+
+
+def test_two_figures_of_one_name_are_noticed() -> None:
+    assert house.figure_names_are_unique([good()]) == []
+    assert "fig-falling names 2 figures" in house.figure_names_are_unique([good(), good()])[0]
 
 
 def test_a_stale_picture_is_noticed(tmp_path: Path) -> None:
