@@ -1,0 +1,31 @@
+"""The README's promises that can be tried: its example runs, and its targets exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "('0', '2')" in capsys.readouterr().out
+
+
+def test_the_targets_named_are_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)", README)) | set(
+        re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE)
+    )
+    assert named, "the README names no target"
+    assert named <= targets
+
+
+def test_each_chapter_is_listed() -> None:
+    chapters = {path.name for path in (ROOT / "book").glob("*.ipynb")}
+    listed = set(re.findall(r"\(book/([a-z]+\.ipynb)\)", README))
+    assert listed == chapters
