@@ -31,15 +31,15 @@ def use_style() -> None:
 
     mpl.rcParams.update(
         {
-            "figure.figsize": (7.0, 4.2),
+            "figure.figsize": (6.0, 4.0),
             "figure.dpi": 120,
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
             "savefig.bbox": None,
-            "font.size": 12,
+            "font.size": 13,
             "axes.titlesize": 13,
             "axes.titlelocation": "left",
-            "axes.labelsize": 12,
+            "axes.labelsize": 13,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,

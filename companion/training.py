@@ -137,14 +137,18 @@ def train(
         losses = vmap(probed.loss(skeleton, loss))
         for step in bar(range(steps + 1), "training", show=progress):
             inputs, targets = next(batches)
-            probes = probed.zeros(*inputs.shape[:2], inputs.dtype)
+            recording = step % record_every == 0 or step == steps
+            probes = probed.zeros(inputs) if recording else {}
             value, gradients, deltas = _differentiate(losses, parameters, probes, inputs, targets)
             stopping = ~torch.isfinite(value) & torch.tensor([stop is None for stop in stopped])
             for i in stopping.nonzero().flatten().tolist():
                 stopped[i] = Stop(step, value[i].item())
             going = torch.tensor([stop is None for stop in stopped])
             over = step == steps or not going.any()
-            if step % record_every == 0 or stopping.any() or over:
+            if stopping.any() and not recording:
+                again = (losses, parameters, probed.zeros(inputs), inputs, targets)
+                value, gradients, deltas = _differentiate(*again)
+            if recording or stopping.any():
                 row = _measure(parameters, start, gradients, deltas, value, probed.names)
                 row |= _test(skeleton, parameters, loss, data)
                 row["step"] = torch.tensor(step)
@@ -213,9 +217,9 @@ class _Probes:
     shapes: tuple[torch.Size, ...]
     values: dict[str, Tensor]
 
-    def zeros(self, networks: int, examples: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    def zeros(self, inputs: Tensor) -> dict[str, Tensor]:
         return {
-            name: torch.zeros(networks, examples, *shape, dtype=dtype, requires_grad=True)
+            name: inputs.new_zeros(*inputs.shape[:2], *shape, requires_grad=True)
             for name, shape in zip(self.names, self.shapes, strict=True)
         }
 
