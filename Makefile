@@ -63,7 +63,7 @@ test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter 
 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
-	$(RUNNER) OMP_NUM_THREADS=2 $(PYTEST) $(NBVAL) $(CHAPTERS)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=2 $(PYTEST) -n 0 $(NBVAL) $(CHAPTERS)
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
 	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
