@@ -11,6 +11,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
+* :mod:`companion.explore` -- sliders that work in a notebook and in a page without a kernel
 
 Importing the package is cheap: each module is loaded when it is first used.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "backprop",
     "data",
     "deep_linear",
+    "explore",
     "initialization",
     "plots",
     "products",
