@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from bs4 import BeautifulSoup
 from chapters import BOOK, Cell, Notebook, config, ledger, read, toc_files
 from install_cell import install_cell
 from markdown_it import MarkdownIt
@@ -62,11 +63,25 @@ def outputs_text(cell: Cell) -> str:
     for output in cell.get("outputs", []):
         parts.append(output.get("text", ""))
         parts += [
-            value
+            html_text(value) if mime == "text/html" else value
             for mime, value in output.get("data", {}).items()
             if mime.startswith("text/") and isinstance(value, str)
         ]
     return "\n".join(parts)
+
+
+def html_text(html: str) -> str:
+    """What a page says, including what its sliders will say, and nothing of its pictures."""
+    page = BeautifulSoup(re.sub(r'data:image/[^"]+', "", html), "html.parser")
+    return " ".join(page.find_all(string=True))
+
+
+def explorers(cell: Cell) -> Iterator[BeautifulSoup]:
+    """The sliders that a cell shows."""
+    for output in cell.get("outputs", []):
+        html = output.get("data", {}).get("text/html", "")
+        if isinstance(html, str) and html.startswith('<div class="explore">'):
+            yield BeautifulSoup(html, "html.parser")
 
 
 def has_image(cell: Cell) -> bool:
@@ -198,6 +213,23 @@ def figures_are_described(chapter: Chapter) -> list[str]:
         )
         if images > 1:
             wrong.append(f"{chapter.at(i)}: {images} images share one description; one a cell")
+    return wrong
+
+
+def sliders_are_described(chapter: Chapter) -> list[str]:
+    """Sliders can be linked to, their pictures described, and no two of these read alike."""
+    wrong = []
+    for i, cell in chapter.code:
+        for page in explorers(cell):
+            alt = page.find("img").get("alt", "")
+            others = json.loads(page.find("script", type="application/json").string)
+            readings = [page.find("figcaption").get_text(), *(reading for _, reading in others)]
+            if not cell["metadata"].get("name"):
+                wrong.append(f"{chapter.at(i)}: sliders need a cell with a name")
+            if len(alt) < SHORTEST_ALT:
+                wrong.append(f"{chapter.at(i)}: alt has {len(alt)} characters, not {SHORTEST_ALT}")
+            if len(set(readings)) < len(readings):
+                wrong.append(f"{chapter.at(i)}: two positions of the sliders read alike")
     return wrong
 
 
@@ -639,6 +671,7 @@ CHAPTER_RULES = [
     cells_are_short,
     threads_are_left_alone,
     figures_are_described,
+    sliders_are_described,
     figures_are_backed,
     begins_with_install,
     numbers_are_shown,

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def printed(text: str, name: str = "stdout") -> dict:
 
 def image(**more: str) -> dict:
     return {"output_type": "display_data", "metadata": {}, "data": {"image/png": PNG, **more}}
+
+
+def sliders(alt: str = "A line that falls as a network gets deeper.", *readings: str) -> dict:
+    """What a cell with sliders shows; the picture's bytes look like the number 0.75."""
+    first, *others = readings or ("It falls by 0.45.", "It falls by 0.65.")
+    frames = json.dumps([["data:image/webp;base64,=0.75=", reading] for reading in others])
+    html = (
+        f'<div class="explore"><img src="data:image/webp;base64,=0.75=" alt="{alt}">'
+        f'<figcaption>{first}</figcaption><script type="application/json">{frames}</script></div>'
+    )
+    return {"output_type": "execute_result", "metadata": {}, "data": {"text/html": html}}
 
 
 FIGURE = {
@@ -190,6 +202,18 @@ BAD = [
     (house.figures_are_described, figure("figure", caption=FIGURE["image"]["alt"]), "repeats"),
     (house.figures_are_described, figure("figure", name=""), "name"),
     (house.figures_are_described, put(4, outputs=[image(), image()]), "2 images"),
+    (house.sliders_are_described, put(3, outputs=[sliders("A plot.")]), "alt has 7"),
+    (house.sliders_are_described, put(3, outputs=[sliders()], metadata={}), "name"),
+    (
+        house.sliders_are_described,
+        put(
+            3,
+            outputs=[
+                sliders("A line that falls as a network gets deeper.", "It falls.", "It falls.")
+            ],
+        ),
+        "alike",
+    ),
     (
         house.figures_are_backed,
         lambda c: (put(3, outputs=[])(c), put(7, source="x")(c)),
@@ -250,6 +274,16 @@ def test_a_rule_notices(
 
 def test_every_rule_is_tried() -> None:
     assert {rule for rule, _, _ in BAD} == set(house.CHAPTER_RULES)
+
+
+def test_what_sliders_say_is_shown_and_their_pictures_are_not() -> None:
+    chapter = good()
+    put(3, outputs=[printed("0.25 -1e-20\n"), sliders()])(chapter)
+    say("From 0.45 to 0.65.")(chapter)
+    assert house.sliders_are_described(chapter) == []
+    assert house.numbers_are_shown(chapter) == []
+    say("And 0.75.")(chapter)
+    assert len(house.numbers_are_shown(chapter)) == 1
 
 
 @pytest.mark.parametrize(
