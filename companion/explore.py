@@ -214,17 +214,20 @@ def _too_large(shape: Sequence[int], drawn: int, size: int) -> str:
 
 def _frame(draw: Callable[..., str], values: Mapping[str, object]) -> Frame:
     """Draw one picture; the figure is its own and never one of pyplot's, so none is left open."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure, buffer, small = Figure(), io.BytesIO(), io.BytesIO()
+    figure, file = Figure(), io.BytesIO()
     reading = draw(figure.subplots(), **values)
     if not isinstance(reading, str) or not reading.strip():
         raise TypeError(f"draw must return a sentence about its picture, got {reading!r}")
-    figure.savefig(buffer, format="png")
-    picture = Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.convert("RGB").save(small, "WEBP", lossless=True)
-    return Frame(small.getvalue(), reading)
+    canvas = FigureCanvasAgg(figure)  # savefig would draw twice
+    canvas.draw()
+    picture = Image.frombytes("RGBA", canvas.get_width_height(), canvas.buffer_rgba())
+    picture = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    picture.convert("RGB").save(file, "WEBP", lossless=True)
+    return Frame(file.getvalue(), reading)
 
 
 def _page(
