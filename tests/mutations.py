@@ -300,6 +300,32 @@ MUTATIONS = [
         "",
         "tests/test_data.py::test_every_class_gets_its_share",
     ),
+    Mutation(
+        "companion/explore.py",
+        "zip(grids, values, strict=True)",
+        "zip(reversed(grids), values, strict=True)",
+        "tests/test_explore.py::"
+        "test_each_frame_is_what_draw_gives_for_its_values_the_last_slider_fastest",
+    ),
+    Mutation(
+        "companion/explore.py",
+        "for f in frames[1:]",
+        "for f in frames",
+        "tests/test_explore.py::"
+        "test_each_frame_is_what_draw_gives_for_its_values_the_last_slider_fastest",
+    ),
+    Mutation(
+        "companion/explore.py",
+        "if size > LIMIT:",
+        "if size > 1.5 * LIMIT:",
+        "tests/test_explore.py::test_a_grid_is_stored_up_to_the_limit_and_refused_above",
+    ),
+    Mutation(
+        "companion/explore.py",
+        "image.value, reading.value = frame.image, escape(frame.reading)",
+        "reading.value = escape(frame.reading)",
+        "tests/test_explore.py::test_moving_a_widget_draws_anew",
+    ),
 ]
 
 
