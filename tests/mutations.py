@@ -236,8 +236,8 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/training.py",
-        "if step % record_every == 0 or stopping.any() or over:",
-        "if step % record_every == 0 or over:",
+        "            if recording or stopping.any():\n",
+        "            if recording:\n",
         "tests/test_training.py::test_a_network_that_blows_up_stops_alone",
     ),
     Mutation(
