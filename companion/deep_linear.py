@@ -27,7 +27,7 @@ def mode_strength(time: Tensor, singular_value: float, start: float) -> Tensor:
         singular_value: s, the strength that the mode has in the target.
         start: a₀, its strength at time 0, between 0 and s.
 
-    Source: Saxe et al. (2013), equation 12.
+    Source: Saxe et al. (2013), arXiv 1312.6120: the exact solution for two layers.
 
     Example:
         >>> round(mode_strength(torch.tensor(0.0), 2.0, start=0.1).item(), 6)
@@ -138,7 +138,7 @@ def steps_to_learn(
     Returns:
         float64 tensor of shape (R, seeds): the first step below ``fraction``, or inf.
 
-    Source: Saxe et al. (2013), section 3 and figure 3; the protocol there is MNIST.
+    Source: Saxe et al. (2013), arXiv 1312.6120; the protocol there is MNIST.
 
     """
     draw = {"orthogonal": rotations, "gaussian": gaussian_factors}[one_of("start", start, STARTS)]

@@ -79,7 +79,7 @@ def variance_scaling_(
         TypeError: if the tensor is not floating-point.
         ValueError: if an option is not one of those above, or a fan is zero.
 
-    Source: Glorot & Bengio (2010), section 4.2.1; He et al. (2015), section 2.2.
+    Source: Glorot & Bengio (2010), PMLR v9; He et al. (2015), arXiv 1502.01852.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)

@@ -41,7 +41,8 @@ def rotations(n: int, depth: int, *, seeds: int = 1, seed: int = 0) -> Tensor:
     Returns:
         float64 tensor of shape (seeds, depth, n, n).
 
-    Source: Mezzadri (2007), section 5: the QR factor with the signs of R's diagonal put back.
+    Source: Mezzadri (2007), "A Correct and Efficient Algorithm": the QR factor with the signs of
+    R's diagonal put back.
 
     Example:
         >>> q = rotations(5, 1)[0, 0]

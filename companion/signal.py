@@ -4,7 +4,7 @@ A wide layer with weights of variance σ_w²/n and biases of variance σ_b² tur
 variance q into pre-activations of variance σ_w² E[φ(√q g)²] + σ_b², with g standard normal, and on
 the way back multiplies the squared gradient by χ = σ_w² E[φ′(√q g)²].
 
-Sources: Poole et al. (2016), equation 3; Schoenholz et al. (2017), equation 7.
+Sources: Poole et al. (2016), arXiv 1606.05340; Schoenholz et al. (2017), arXiv 1611.01232.
 """
 
 import math
@@ -103,7 +103,7 @@ def gradient_flow(
     Returns:
         float64 tensor of shape (depth,), whose last entry is 0.
 
-    Source: Schoenholz et al. (2017), equation 7.
+    Source: Schoenholz et al. (2017), arXiv 1611.01232.
 
     Example:
         >>> flow = gradient_flow("relu", 1.0, depth=3)
