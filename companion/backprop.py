@@ -337,6 +337,41 @@ def finite_difference(
     return gradient
 
 
+def gradient_check(
+    function: Callable[[Tensor], Tensor], point: Tensor, gradient: Tensor, *, step: float = 1e-6
+) -> float:
+    """Return the largest error of a gradient against central differences, relative to its size.
+
+    Args:
+        function: from a tensor of ``point``'s shape to a tensor with one element.
+        point: float64 tensor at which to differentiate.
+        gradient: what is to be checked, of ``point``'s shape.
+        step: h of the differences; see :func:`finite_difference`.
+
+    Returns:
+        The largest difference of an entry over the largest entry of the differences. A right
+        gradient gives about 1e-9, a wrong one about 1.
+
+    Raises:
+        ValueError: if the gradient has not the point's shape, or all differences are zero.
+
+    Example:
+        >>> point = torch.tensor([1.0, 2.0], dtype=torch.float64)
+        >>> gradient_check(lambda x: (x**3).sum(), point, 3 * point**2) < 1e-8
+        True
+
+    """
+    if floating("gradient", gradient).shape != point.shape:
+        raise ValueError(
+            f"gradient needs the point's shape {tuple(point.shape)}, got {tuple(gradient.shape)}"
+        )
+    differences = finite_difference(function, point, step=step)
+    size = differences.abs().max().item()
+    if size == 0:
+        raise ValueError("the function does not change near the point, so nothing can be compared")
+    return (gradient - differences).abs().max().item() / size
+
+
 class Setting(NamedTuple):
     """An activation and the variance of the weights under it.
 

@@ -365,3 +365,19 @@ def test_slope_is_the_least_squares_line_per_layer_back(values: list[float]) -> 
     assert backprop.slope_per_layer(rows[0]).item() == pytest.approx(
         expected[0], rel=1e-9, abs=1e-10
     )
+
+
+def test_the_check_measures_the_largest_error_relative_to_the_gradient() -> None:
+    point = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    right = 3 * point**2
+
+    def cube(x: torch.Tensor) -> torch.Tensor:
+        return (x**3).sum()
+
+    assert backprop.gradient_check(cube, point, right) < 1e-8
+    off = right + torch.tensor([0.0, 0.0, -6.0], dtype=torch.float64)
+    assert backprop.gradient_check(cube, point, off) == pytest.approx(0.5, rel=1e-6)
+    with pytest.raises(ValueError, match=r"point's shape \(3,\), got \(2,\)"):
+        backprop.gradient_check(cube, point, right[:2])
+    with pytest.raises(ValueError, match="does not change"):
+        backprop.gradient_check(lambda x: (0 * x).sum(), point, right)
