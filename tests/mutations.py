@@ -8,6 +8,12 @@ from mutants import ROOT, Mutation, check, check_baseline
 MUTATIONS = [
     Mutation(
         "companion/backprop.py",
+        "return (gradient - differences).abs().max().item() / size",
+        "return (gradient - differences).abs().max().item()",
+        "tests/test_backprop.py::test_the_check_measures_the_largest_error_relative_to_the_gradient",
+    ),
+    Mutation(
+        "companion/backprop.py",
         "(deltas[-1] @ weight) * network",
         "(deltas[-1] @ weight.mT) * network",
         "tests/test_backprop.py::test_both_passes_are_autograds[False-networks0-sizes1-tanh]",
