@@ -53,8 +53,7 @@ book: $(VENV)/.book ## build the book into _build/html
 	@echo "The book is in _build/html: open _build/html/index.html, or run 'make serve'."
 
 serve: book ## serve the built book on this machine (PORT=8000)
-	@echo "Reading at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"
-	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+	@$(BIN)/python book/_tools/serve.py $(PORT)
 
 test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter against its stored outputs
 	$(BIN)/ruff check .

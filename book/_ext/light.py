@@ -105,6 +105,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect(
         "config-inited", lambda _, config: config.templates_path.append(str(BOOK / "_templates"))
     )
+    app.add_js_file("course.js", loading_method="defer")
     app.connect("html-page-context", drop_unused, priority=900)
     app.connect("build-finished", finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
