@@ -1,4 +1,4 @@
-"""What search engines and previews read: description, Open Graph, sitemap, and the 404 page's links.
+"""What search engines and previews read: description, Open Graph, sitemap; and the 404 page.
 
 The book's address is `html: baseurl` in `_config.yml`; where that is empty it is the address that
 GitHub Pages gives to the repository, and then no page claims it as its canonical one.

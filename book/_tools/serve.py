@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
                 return path
         return None
 
-    def do_GET(self) -> None:  # noqa: N802  (the base class's name)
+    def do_GET(self) -> None:
         """Send a file, or the 404 page."""
         found = self.find()
         path = found or self.site / "404.html"
