@@ -50,9 +50,15 @@ def drop_unused(
     for kind in ("script_files", "css_files"):
         context[kind] = [asset for asset in context.get(kind, []) if is_needed(asset, body)]
     if page != "search":  # its own scripts call the others at once
-        for script in context["script_files"]:
-            if getattr(script, "filename", None):
-                script.attributes.setdefault("defer", "defer")
+        context["script_files"] = [deferred(script) for script in context["script_files"]]
+
+
+def deferred(script: object) -> object:
+    """Return a script that does not hold up the page; the original belongs to other pages too."""
+    if not getattr(script, "filename", None):
+        return script
+    attributes = {"defer": "defer"} | script.attributes
+    return type(script)(script.filename, priority=script.priority, **attributes)
 
 
 def cut(source: Path, target: Path, characters: set[int]) -> None:
