@@ -5,6 +5,7 @@ Here each page drops what it does not use, and when the book is built the fonts 
 styles are cut down to what its pages show.
 """
 
+import html
 import re
 import struct
 import unicodedata
@@ -74,7 +75,7 @@ def cut(source: Path, target: Path, characters: set[int]) -> None:
 def math_characters(pages: list[str]) -> set[int]:
     """Return the characters that the pages' mathematics shows."""
     text = "".join(part for page in pages for part in re.findall(r"<math.*?</math>", page, re.S))
-    shown = {ord(character) for character in re.sub(r"<[^>]*>", "", text)}
+    shown = {ord(character) for character in html.unescape(re.sub(r"<[^>]*>", "", text))}
     upright = {chr(code) for code in shown}
     return shown | {c for c in ITALICS if unicodedata.normalize("NFKC", chr(c)) in upright}
 

@@ -115,7 +115,7 @@ def test_a_page_is_sound_accessible_and_fits(
     page.goto(address + name)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(500)  # the theme waits for the end of a resize
         if width != 768:  # which has the small page's layout
             wrong += [f"{width} px, {violation}" for violation in violations(page)]
         wrong += [f"{width} px, sticks out: {tag}" for tag in page.evaluate(STICKING_OUT)]
