@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+LIGHTHOUSE := 12.8.2
 # The exact versions that the stored outputs were made with; `CONSTRAINTS=` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test test-kernels test-mutations bench outputs verdicts clean
+.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations bench outputs verdicts clean
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -53,8 +54,15 @@ book: $(VENV)/.book ## build the book into _build/html
 	@echo "The book is in _build/html: open _build/html/index.html, or run 'make serve'."
 
 serve: book ## serve the built book on this machine (PORT=8000)
-	@echo "Reading at http://127.0.0.1:$(PORT)/ (Ctrl-C ends it)"
-	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+	@$(BIN)/python book/_tools/serve.py $(PORT)
+
+screenshots: $(VENV)/.test ## a picture of each page at three widths in both modes, in _build/screenshots
+	@mkdir -p _build/screenshots
+	SCREENSHOTS=_build/screenshots $(BIN)/python -m pytest tests/book/test_browser.py -k is_sound
+
+lighthouse: book ## audit the heaviest chapter (needs node and a Chromium; not part of `make test`)
+	@npm install --silent --no-fund --no-audit --prefix _build/lighthouse lighthouse@$(LIGHTHOUSE)
+	@$(BIN)/python book/_tools/lighthouse.py
 
 test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter against its stored outputs
 	$(BIN)/ruff check .

@@ -11,13 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def fingerprint(root: Path) -> str:
     """Return a digest of the files that shape every page."""
     shaping = [root / "_config.yml", root / "book/_toc.yml"]
-    shaping += sorted((root / "book/_ext").glob("*.py")) + sorted((root / "book/_static").glob("*"))
+    for folder in ("_ext", "_fonts", "_static", "_templates"):
+        shaping += sorted(path for path in (root / "book" / folder).glob("*") if path.is_file())
     digest = hashlib.sha256()
     for path in shaping:
         digest.update(path.name.encode())
@@ -29,6 +32,13 @@ def forget(output: Path) -> None:
     """Remove the built pages and what Sphinx remembers of them."""
     for folder in (".doctrees", "html"):
         shutil.rmtree(output / "_build" / folder, ignore_errors=True)
+
+
+def first_page(root: Path, output: Path) -> None:
+    """Put the introduction at the book's address, in place of a page that only leads to it."""
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    site = output / "_build" / "html"
+    shutil.copyfile(site / f"{toc['root']}.html", site / "index.html")
 
 
 def build(root: Path = ROOT, output: Path | None = None) -> int:
@@ -52,6 +62,7 @@ def build(root: Path = ROOT, output: Path | None = None) -> int:
         forget(output)
         print(f"The book was not built: Sphinx's messages are above (exit {code}).")
         return code
+    first_page(root, output)
     stamp.write_text(shape)
     return 0
 

@@ -1,42 +1,21 @@
 """The built book: no warning, no broken link, nothing without a title or alternative text."""
 
+import re
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from chapters import ROOT, toc_files
+from chapters import ROOT, chapter_files, config, toc_files
+from fontTools.ttLib import TTFont
 from verdicts import is_current
 
 GENERATED = {"genindex", "search"}
-
-
-def build(root: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(root / "book/_tools/build.py"), str(root), str(output)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book, built afresh; a worker runs this file alone, so it is built once."""
-    output = tmp_path_factory.mktemp("site")
-    done = build(ROOT, output)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "WARNING" not in done.stderr, done.stderr
-    return output / "_build" / "html"
-
-
-@pytest.fixture(scope="module")
-def pages(site: Path) -> dict[str, BeautifulSoup]:
-    return {
-        path.relative_to(site).as_posix(): BeautifulSoup(path.read_text("utf-8"), "html.parser")
-        for path in sorted(site.rglob("*.html"))
-        if "_static" not in path.parts
-    }
+PREFIX = urlsplit(config()["repository"]["url"]).path.rpartition("/")[2]
 
 
 def test_every_page_in_the_contents_is_built(pages: dict[str, BeautifulSoup]) -> None:
@@ -45,8 +24,6 @@ def test_every_page_in_the_contents_is_built(pages: dict[str, BeautifulSoup]) ->
 
 def test_every_page_has_a_title_and_a_language(pages: dict[str, BeautifulSoup]) -> None:
     for name, page in pages.items():
-        if page.find("meta", attrs={"http-equiv": "Refresh"}):
-            continue  # index.html, which leads to the introduction
         assert page.title is not None, name
         assert page.title.get_text(strip=True), name
         if Path(name).stem not in GENERATED:
@@ -75,7 +52,8 @@ def test_every_internal_link_and_anchor_resolves(
                 parts = urlsplit(element.get(key) or "")
                 if parts.scheme or parts.netloc or not (parts.path or parts.fragment):
                     continue
-                target = (site / name).parent / unquote(parts.path) if parts.path else site / name
+                path = unquote(parts.path).removeprefix(f"/{PREFIX}/")  # on the 404 page
+                target = (site / name).parent / path if path else site / name
                 at = target.resolve().relative_to(site.resolve()).as_posix()
                 fragment = unquote(parts.fragment)
                 if not target.is_file() or (
@@ -101,6 +79,87 @@ def test_there_is_one_search_bar_and_chapters_open_on_colab(
         assert page.select_one(f"a[href*='colab'][href$='book/{stem}.ipynb']"), stem
 
 
+def test_every_page_has_a_description_and_a_preview(
+    site: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    described: dict[str, str] = {}
+    for path in toc_files():
+        page = pages[f"{path.stem}.html"]
+        text = page.select_one("meta[name=description]")["content"]
+        assert 50 <= len(text) <= 160, (path.stem, text)
+        described[text] = path.stem
+        shared = {tag["property"]: tag["content"] for tag in page.select("meta[property^='og:']")}
+        assert shared["og:title"] == page.article.h1.find(string=True).strip()
+        assert shared["og:description"] == text
+        assert urlsplit(shared["og:url"]).path == f"/{PREFIX}/{path.stem}.html"
+        picture = urlsplit(shared["og:image"]).path.removeprefix(f"/{PREFIX}/")
+        assert (site / picture).is_file()
+    assert len(described) == len(toc_files()), described
+
+
+def test_the_sitemap_lists_the_pages_of_the_contents(site: Path) -> None:
+    text = (site / "sitemap.xml").read_text("utf-8")
+    listed = {address.rpartition("/")[2] for address in re.findall(r"<loc>(.*?)</loc>", text)}
+    assert listed == {f"{path.stem}.html" for path in toc_files()}
+
+
+def test_an_address_is_canonical_only_where_it_is_configured(
+    pages: dict[str, BeautifulSoup],
+) -> None:
+    configured = bool(config()["html"]["baseurl"])
+    for path in toc_files():
+        assert bool(pages[f"{path.stem}.html"].select("link[rel=canonical]")) == configured
+
+
+def test_chapters_have_what_a_reader_may_want_of_them(pages: dict[str, BeautifulSoup]) -> None:
+    for path in chapter_files():
+        page = pages[f"{path.stem}.html"]
+        wanted = {
+            "Binder": "a[href*='mybinder.org']",
+            "Colab": f"a[href*='colab'][href$='book/{path.name}']",
+            "download": f"a[href$='_sources/{path.name}']",
+            "edit": f"a[href*='/edit/'][href$='book/{path.name}']",
+            "report": "a[href*='/issues/new']",
+            "on-page contents": ".page-toc a",
+            "neighbours": ".prev-next-area a",
+        }
+        assert not [name for name, found in wanted.items() if not page.select(found)], path.stem
+
+
+def test_mathematics_is_drawn_without_a_script(pages: dict[str, BeautifulSoup]) -> None:
+    for name, page in pages.items():
+        for formula in page.select(".math"):
+            assert formula.find("math"), (name, formula)
+    assert pages["backprop.html"].select_one("div.math .eqno").get_text() == "(1)"
+
+
+def test_every_character_of_the_mathematics_has_a_glyph(
+    site: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    glyphs = TTFont(site / "_static" / "math.woff2").getBestCmap()
+    text = "".join(formula.get_text() for page in pages.values() for formula in page("math"))
+    invisible = {"\ufe00", "\u2061", "\u2062", "\u2063", "\n"}
+    missing = {character for character in text if ord(character) not in glyphs} - invisible
+    assert not {hex(ord(character)) for character in missing}
+
+
+def test_every_icon_has_a_glyph(site: Path, pages: dict[str, BeautifulSoup]) -> None:
+    styles = (site / "_static/styles/pydata-sphinx-theme.css").read_text("utf-8")
+    sizes = {"fa-solid", "fa-brands", "fa-regular", "fa-lg"}
+    named = {
+        icon
+        for page in pages.values()
+        for tag in page.select("[class*='fa-']")
+        for icon in tag["class"]
+        if icon.startswith("fa-")
+    } - sizes
+    assert len(named) > 5
+    assert not {icon for icon in named if f".{icon}:before" not in styles}
+    fonts = list((site / "_static/vendor/fontawesome/webfonts").glob("*.woff2"))
+    assert fonts
+    assert sum(font.stat().st_size for font in fonts) < 10_000
+
+
 def test_the_verdicts_are_what_the_chapters_say() -> None:
     assert is_current(), "run `make verdicts`"
 
@@ -109,18 +168,21 @@ def test_the_verdicts_are_what_the_chapters_say() -> None:
 def tiny(tmp_path: Path) -> Path:
     """A book of one page with this book's configuration."""
     root = tmp_path / "tiny"
-    for part in ("_ext", "_tools", "_static"):
+    for part in ("_ext", "_fonts", "_tools", "_static", "_templates"):
         ignore = shutil.ignore_patterns("__pycache__", "*.png")
         shutil.copytree(ROOT / "book" / part, root / "book" / part, ignore=ignore)
     shutil.copy(ROOT / "_config.yml", root)
     (root / "book" / "references.bib").write_text("")
-    toc = {"format": "jb-book", "root": "intro"}
+    toc = {"format": "jb-book", "root": "intro", "chapters": [{"file": "other"}]}
     (root / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "book" / "other.md").write_text("# Another page\n")
     (root / "book" / "intro.md").write_text("# A book\n\n[nowhere](gone.md)\n")
     return root
 
 
-def test_a_build_that_failed_fails_again_until_it_is_mended(tiny: Path) -> None:
+def test_a_build_that_failed_fails_again_until_it_is_mended(
+    tiny: Path, build: Callable[[Path, Path], CompletedProcess[str]]
+) -> None:
     for _ in range(2):
         done = build(tiny, tiny)
         assert done.returncode != 0, done.stdout + done.stderr
