@@ -76,6 +76,7 @@ def math_characters(pages: list[str]) -> set[int]:
     """Return the characters that the pages' mathematics shows."""
     text = "".join(part for page in pages for part in re.findall(r"<math.*?</math>", page, re.S))
     shown = {ord(character) for character in html.unescape(re.sub(r"<[^>]*>", "", text))}
+    shown |= {ord("√") for page in pages if "<msqrt" in page or "<mroot" in page}
     upright = {chr(code) for code in shown}
     return shown | {c for c in ITALICS if unicodedata.normalize("NFKC", chr(c)) in upright}
 

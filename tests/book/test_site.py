@@ -138,6 +138,7 @@ def test_every_character_of_the_mathematics_has_a_glyph(
 ) -> None:
     glyphs = TTFont(site / "_static" / "math.woff2").getBestCmap()
     text = "".join(formula.get_text() for page in pages.values() for formula in page("math"))
+    text += "".join("√" for page in pages.values() for _ in page(["msqrt", "mroot"]))
     invisible = {"\ufe00", "\u2061", "\u2062", "\u2063", "\n"}
     missing = {character for character in text if ord(character) not in glyphs} - invisible
     assert not {hex(ord(character)) for character in missing}
