@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations bench outputs verdicts clean
+.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations bench outputs verdicts stamp clean
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -86,6 +86,9 @@ outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPT
 
 verdicts: $(VENV)/.book ## write book/verdicts.md from the chapters
 	@$(BIN)/python book/_tools/verdicts.py
+
+stamp: $(VENV)/.book ## write the address and release everywhere (REPOSITORY=https://github.com/you/name RELEASE=v1.0)
+	@$(BIN)/python book/_tools/stamp.py $(if $(REPOSITORY)$(RELEASE),"$(REPOSITORY)" "$(RELEASE)")
 
 clean: ## remove what was built (delete .venv as well to install afresh)
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ from chapters import BOOK, Cell, Notebook, config, ledger, read, toc_files
 from install_cell import install_cell
 from markdown_it import MarkdownIt
 from pybtex.database import parse_file
+from stamp import COLAB_LINK_TEXT, configured
 from verdicts import VERDICTS, callout
 
 LONGEST_CELL = 20
@@ -289,10 +290,16 @@ def begins_with_install(chapter: Chapter) -> list[str]:
     i, cell = chapter.code[0]
     wrong = []
     if cell["source"] != install_cell(config()):
-        wrong.append(f"{chapter.at(i)}: not the install cell of _config.yml; run `make outputs`")
+        wrong.append(f"{chapter.at(i)}: not the install cell of _config.yml; run `make stamp`")
     if cell.get("outputs"):
         wrong.append(f"{chapter.at(i)}: the install cell had something to do; use `make outputs`")
     return wrong
+
+
+def opens_on_colab(chapter: Chapter) -> list[str]:
+    """The first cell has a link that opens this chapter, of the release, on Colab."""
+    link = f"[{COLAB_LINK_TEXT}]({configured().colab(chapter.path.name)})"
+    return [] if link in chapter.cells[0]["source"] else [f"{chapter.at(0)}: it lacks {link}"]
 
 
 # ---------------------------------------------------------------- prose
@@ -674,6 +681,7 @@ CHAPTER_RULES = [
     sliders_are_described,
     figures_are_backed,
     begins_with_install,
+    opens_on_colab,
     numbers_are_shown,
     is_plain_markdown,
     equations_are_used,

@@ -93,9 +93,9 @@ def test_the_citation_and_the_release_are_of_this_version() -> None:
     assert config()["sphinx"]["config"]["release"] == f"v{PROJECT['version']}"
 
 
-def test_the_address_stands_once() -> None:
+def test_the_address_stands_only_where_it_is_stamped() -> None:
     address = config()["repository"]["url"].removeprefix("https://")
-    own = [ROOT / "pyproject.toml", ROOT / "CITATION.cff", ROOT / "environment.yml"]
+    own = [ROOT / "pyproject.toml", ROOT / "environment.yml"]
     own += [ROOT / "Makefile", *(ROOT / "book" / "_tools").glob("*.py")]
     assert not [path.name for path in own if address in path.read_text(encoding="utf-8")]
 

@@ -11,6 +11,7 @@ import pytest
 from chapters import BOOK, chapter_files, slug
 from house import Chapter
 from install_cell import install_cell
+from stamp import COLAB_LINK_TEXT, configured
 
 CHAPTERS = [house.chapter(path) for path in chapter_files()]
 PNG = base64.b64encode(b"not really a picture").decode()
@@ -57,6 +58,8 @@ def test_every_page_in_the_contents_is_there() -> None:
 
 
 # ---------------------------------------------------------------- the rules themselves
+
+LINK = f"[{COLAB_LINK_TEXT}]({configured().colab('good.ipynb')})"
 
 
 def markdown(source: str, **metadata: object) -> dict:
@@ -106,7 +109,7 @@ FIGURE = {
 def good() -> Chapter:
     """A small chapter that keeps every rule."""
     cells = [
-        markdown("# A chapter\n\nAbout 20 minutes. You can\n\n- read the plot."),
+        markdown(f"# A chapter\n\nAbout 20 minutes. {LINK}. You can\n\n- read the plot."),
         code(install_cell()),
         markdown("## Measured\n\n$$ a = 7.77 b \\tag{1} $$\n\nBy (1) the norm is 0.25, or −1e-20."),
         code("print(norm)", printed("0.25 -1e-20\n"), name="norm"),
@@ -222,6 +225,9 @@ BAD = [
     (house.begins_with_install, put(1, source="import torch"), "install cell"),
     (house.begins_with_install, put(1, outputs=[printed("Collecting")]), "something to do"),
     (house.begins_with_install, without(1), "install cell"),
+    (house.opens_on_colab, put(0, source="# A chapter"), "lacks [Open"),
+    (house.opens_on_colab, put(0, source=LINK.replace("good", "bad")), "lacks [Open"),
+    (house.opens_on_colab, put(0, source=LINK.replace("blob/v", "blob/v9")), "lacks [Open"),
     (house.numbers_are_shown, say("It was 0.3 then."), "0.3"),
     (house.numbers_are_shown, say("It was 5.25 or 0.2 then."), "0.2"),
     (house.numbers_are_shown, say("After 500 steps."), "500"),

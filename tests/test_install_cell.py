@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from chapters import ROOT, config
 from install_cell import install_cell
+from IPython.core.interactiveshell import InteractiveShell
+
+import companion
 
 # Runs the cell as a notebook would, where nothing but the companion is missing.
 PROGRAM = """
@@ -64,3 +67,23 @@ def test_the_cell_installs_the_release_and_nothing_else(tmp_path: Path) -> None:
     installed = set(os.listdir(packages)) - before
     assert str(tmp_path) in where.splitlines()[-1]
     assert {name.split("-")[0] for name in installed} == {"companion", "gradients_at_depth"}
+
+
+@pytest.mark.parametrize(("installed", "said"), [(None, ""), ("9.9", "here is 9.9")])
+def test_where_it_is_installed_only_another_version_is_spoken_of(
+    installed: str | None,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(companion, "__version__", installed or companion.__version__)
+    InteractiveShell().run_cell(install_cell()).raise_error()
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert printed.count("\n") == bool(said)
+
+
+def test_the_cell_is_short() -> None:
+    lines = install_cell().splitlines()
+    assert len(lines) <= 12
+    assert all(len(line) <= 100 for line in lines if "%pip" not in line)

@@ -19,12 +19,12 @@ os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
 
 import nbformat
 from chapters import BOOK, chapter_files, slug
-from install_cell import stamp
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
+from stamp import configured, stamp_notebook
 from verdicts import write_verdicts
 
 PICTURE = BOOK / "_static" / "course-picture.png"
@@ -184,7 +184,7 @@ def run_chapter(path: Path) -> bool:
     """Run one chapter and store its outputs; return whether the file changed."""
     before = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(before, as_version=4)
-    stamp(notebook)
+    stamp_notebook(notebook, configured(), configured())
     execute(notebook, path.parent)
     normalise(notebook)
     after = nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
