@@ -19,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations bench outputs verdicts stamp clean
+.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations test-colab bench outputs verdicts stamp clean
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -75,6 +75,10 @@ test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and wi
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
 	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
+
+test-colab: $(VENV)/.test ## run the last commit's chapters on Colab's versions, through their own first cell
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(RUNNER) \
+		$(BIN)/python -m pytest --durations=0 tests/colab.py
 
 bench: $(VENV)/.test ## run the benchmarks in tests/benchmarks
 	@shopt -s nullglob; scripts=(tests/benchmarks/*.py); \
