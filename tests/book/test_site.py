@@ -112,11 +112,12 @@ def test_an_address_is_canonical_only_where_it_is_configured(
 
 
 def test_chapters_have_what_a_reader_may_want_of_them(pages: dict[str, BeautifulSoup]) -> None:
+    release = config()["sphinx"]["config"]["release"]
     for path in chapter_files():
         page = pages[f"{path.stem}.html"]
         wanted = {
-            "Binder": "a[href*='mybinder.org']",
-            "Colab": f"a[href*='colab'][href$='book/{path.name}']",
+            "Binder": f"a[href*='mybinder.org'][href*='/{release}?']",
+            "Colab": f".dropdown-menu a[href*='colab'][href$='/blob/{release}/book/{path.name}']",
             "download": f"a[href$='_sources/{path.name}']",
             "edit": f"a[href*='/edit/'][href$='book/{path.name}']",
             "report": "a[href*='/issues/new']",
@@ -145,7 +146,7 @@ def test_every_character_of_the_mathematics_has_a_glyph(
 
 
 def test_every_icon_has_a_glyph(site: Path, pages: dict[str, BeautifulSoup]) -> None:
-    styles = (site / "_static/styles/pydata-sphinx-theme.css").read_text("utf-8")
+    styles = (site / "_static/styles/book.css").read_text("utf-8")
     sizes = {"fa-solid", "fa-brands", "fa-regular", "fa-lg"}
     named = {
         icon
