@@ -25,14 +25,19 @@ COLOURS = 32  # of a frame, enough for the lines and bands of the house style
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 # Finds its boxes by their class, since not every notebook runs a script where it stands. A frame
-# is found by its position on each slider, the last slider turning fastest.
+# is found by its position on each slider, the last slider turning fastest. In the rendered book the
+# pictures are files, which are fetched when a reader reaches for a slider.
 SCRIPT = """
 for (const box of document.querySelectorAll(".explore:not([data-alive])")) {
   box.dataset.alive = "";
   const picture = box.querySelector("img");
   const reading = box.querySelector("figcaption");
   const others = JSON.parse(box.querySelector("script[type]").textContent);
-  const frames = [[picture.src, reading.textContent], ...others];
+  const frames = [[picture.getAttribute("src"), reading.textContent], ...others];
+  const fetchAll = () => frames.forEach(([address]) => { new Image().src = address; });
+  for (const reach of ["pointerover", "focusin"]) {
+    box.addEventListener(reach, fetchAll, {once: true});
+  }
   const sliders = [...box.querySelectorAll("input")];
   box.addEventListener("input", () => {
     let at = 0;

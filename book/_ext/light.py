@@ -1,24 +1,23 @@
-"""Light pages: only the scripts, styles, icons and letters that the book uses.
+"""Light pages: each loads what it uses, when it is used.
 
-Jupyter Book adds what a live notebook or MathJax would need, and the theme all of FontAwesome.
-Here each page drops what it does not use, and when the book is built the fonts and the icons'
-styles are cut down to what its pages show.
+Jupyter Book adds what a live notebook or MathJax would need; each page drops what it does not use.
+When the book is built its styles become one file, and the pictures of its sliders files of their
+own, which are fetched when a reader reaches for a slider.
 """
 
-import html
+import hashlib
+import io
 import re
 import struct
-import unicodedata
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-from fontTools import subset
+from PIL import Image
 from sphinx.application import Sphinx
+from styles import join_styles, one_style
 
 BOOK = Path(__file__).resolve().parent.parent
-MATH_FONT = BOOK / "_fonts" / "STIXTwoMath.woff2"
-ICON_STYLES = "styles/pydata-sphinx-theme.css"
-ICON_FONTS = "vendor/fontawesome/webfonts"
 
 # What Jupyter Book puts on every page, and the mark of a page that needs it ("" for none does).
 OPTIONAL = {
@@ -31,9 +30,6 @@ OPTIONAL = {
     "sphinx-design": 'class="sd-',
     "design-tabs": 'class="sd-tab',
 }
-ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
-# MathML shows a single letter in italics, which are characters of their own.
-ITALICS = [*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C), 0x210E]
 
 
 def is_needed(asset: object, body: str) -> bool:
@@ -62,47 +58,6 @@ def deferred(script: object) -> object:
     return type(script)(script.filename, priority=script.priority, **attributes)
 
 
-def cut(source: Path, target: Path, characters: set[int]) -> None:
-    """Write the part of a font that draws these characters, as WOFF2."""
-    options = subset.Options(flavor="woff2", hinting=False, notdef_outline=True)
-    font = subset.load_font(str(source), options)
-    cutter = subset.Subsetter(options)
-    cutter.populate(unicodes=characters)
-    cutter.subset(font)
-    subset.save_font(font, str(target), options)
-
-
-def math_characters(pages: list[str]) -> set[int]:
-    """Return the characters that the pages' mathematics shows."""
-    text = "".join(part for page in pages for part in re.findall(r"<math.*?</math>", page, re.S))
-    shown = {ord(character) for character in html.unescape(re.sub(r"<[^>]*>", "", text))}
-    shown |= {ord("√") for page in pages if "<msqrt" in page or "<mroot" in page}
-    upright = {chr(code) for code in shown}
-    return shown | {c for c in ITALICS if unicodedata.normalize("NFKC", chr(c)) in upright}
-
-
-def cut_icons(static: Path, pages: list[str]) -> None:
-    """Keep of FontAwesome's styles and fonts the icons that the pages and the scripts name."""
-    scripts = [
-        path.read_text("utf-8")
-        for path in (static / "scripts").glob("*.js")
-        if path.name != "fontawesome.js"
-    ]
-    named = set(re.findall(r"\bfa-[\w-]+", "\n".join(pages + scripts)))
-    codes: set[int] = set()
-
-    def kept(rule: re.Match[str]) -> str:
-        if not named & set(re.findall(r"fa-[\w-]+", rule[1])):
-            return ""
-        codes.add(int(rule[2], 16))
-        return rule[0]
-
-    styles = static / ICON_STYLES
-    styles.write_text(ICON_RULE.sub(kept, styles.read_text("utf-8")), "utf-8")
-    for font in (static / ICON_FONTS).glob("*.woff2"):
-        cut(font, font, codes)
-
-
 def sized(page: str, folder: Path) -> str:
     """Return a page whose figures say their size, so that nothing moves when they come late."""
 
@@ -114,28 +69,49 @@ def sized(page: str, folder: Path) -> str:
     return re.sub(r'(<img [^>]*src=")(_images/[^"]+\.png)"(?![^>]*loading=)', image, page)
 
 
-def join_styles(static: Path) -> None:
-    """Put Sphinx's basic styles into the file that imports them, which saves a round trip."""
-    styles = static / "styles" / "theme.css"
-    basic = (static / "basic.css").read_text("utf-8").replace("url(", "url(../")
-    text = styles.read_text("utf-8").replace('@import "../basic.css";', basic)
-    styles.write_text(text, "utf-8")
+def unpacked(page: str, folder: Path) -> str:
+    """Return a page whose sliders' pictures are files; the page held them, as a notebook must."""
+
+    def stored(address: re.Match[str]) -> str:
+        data = b64decode(address[2])
+        name = f"_images/slider-{hashlib.sha256(data).hexdigest()[:20]}.webp"
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+        if not address[1]:
+            return name
+        width, height = Image.open(io.BytesIO(data)).size
+        return f'{address[1]}{name}" width="{width}" height="{height}" loading="lazy'
+
+    return re.sub(r'(<img src=")?data:image/webp;base64,([\w+/]+=*)', stored, page)
+
+
+def plain(page: str) -> str:
+    """Return a page whose code marks only what has a colour of its own: half of its elements.
+
+    What opens a solution is read aloud by its own words.
+    """
+
+    def unmarked(code: re.Match[str]) -> str:
+        return re.sub(r'<span class="(?:n|nn|p|w)">([^<]*)</span>|<span></span>', r"\1", code[0])
+
+    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
+    return re.sub(r"<pre>.*?</pre>", unmarked, page, flags=re.S)
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
-    """Cut fonts and icons once all pages are written."""
+    """Make the pages light once all of them are written."""
     if exception or app.builder.name != "html":
         return
-    static = Path(app.outdir) / "_static"
-    pages = []
-    for path in sorted(Path(app.outdir).glob("*.html")):
-        page = path.read_text("utf-8")
-        pages.append(sized(page, path.parent))
-        if pages[-1] != page:
-            path.write_text(pages[-1], "utf-8")
-    join_styles(static)
-    cut_icons(static, pages)
-    cut(MATH_FONT, static / "math.woff2", math_characters(pages))
+    site = Path(app.outdir)
+    static = site / "_static"
+    written = {path: path.read_text("utf-8") for path in sorted(site.glob("*.html"))}
+    pages = list(written.values())
+    styles = join_styles(static, pages)
+    digest = hashlib.sha256(styles.encode()).hexdigest()[:10]
+    for path, page in written.items():
+        light = one_style(plain(unpacked(sized(page, site), site)), digest)
+        if light != page:
+            path.write_text(light, "utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -145,5 +121,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     )
     app.add_js_file("course.js", loading_method="defer")
     app.connect("html-page-context", drop_unused, priority=900)
-    app.connect("build-finished", finish)
+    app.connect("build-finished", finish, priority=900)  # the theme writes styles there as well
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,6 @@
 """The book, built once for a worker, and its pages."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +10,11 @@ from threading import Thread
 import pytest
 from bs4 import BeautifulSoup
 from chapters import ROOT
+from playwright.sync_api import Browser, sync_playwright
 from serve import server
 
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 Build = Callable[[Path, Path], subprocess.CompletedProcess[str]]
 
 
@@ -52,3 +56,15 @@ def address(site: Path) -> Iterator[str]:
         Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window; where there is none, the tests that need it are skipped."""
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
+        pytest.skip(f"no browser tests: none of {', '.join(CHROMIUM)} is on the PATH")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=OPTIONS)
+        yield running
+        running.close()

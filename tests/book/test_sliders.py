@@ -2,49 +2,24 @@
 
 import itertools
 import json
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from chapters import ROOT
+from chapters import chapter_files
 from matplotlib.axes import Axes
+from playwright.sync_api import Browser, Locator, Page
 
-from companion.explore import explore
+from companion.explore import LIMIT, explore
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
-
+LOADED = "picture => picture.complete && picture.naturalWidth > 0"
 SMALLEST_TARGET = 24  # CSS pixels, WCAG 2.2 success criterion 2.5.8
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="no browser tests: the playwright package is not installed"
-    )
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no browser tests: neither chromium nor google-chrome is on the PATH")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=options)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def pages(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def chapters(site: Path) -> list[Path]:
     """The pages of the built book that have sliders."""
-    output = tmp_path_factory.mktemp("sliders")
-    command = [sys.executable, str(ROOT / "book/_tools/build.py"), str(ROOT), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    html = sorted((output / "_build" / "html").glob("*.html"))
-    return [page for page in html if 'class="explore"' in page.read_text("utf-8")]
+    return [page for page in site.glob("*.html") if 'class="explore"' in page.read_text("utf-8")]
 
 
 @pytest.fixture
@@ -62,23 +37,23 @@ def two(tmp_path: Path) -> Path:
     return path
 
 
-def opened(browser: "Browser", path: Path, **options: object) -> "Page":
+def opened(browser: Browser, path: Path, **options: object) -> Page:
     page = browser.new_context(**options).new_page()
     page.goto(path.as_uri())
     return page
 
 
-def state(box: "Locator") -> tuple[str, str]:
+def state(box: Locator) -> tuple[str, str]:
     return box.locator("img").get_attribute("src"), box.locator("figcaption").text_content()
 
 
-def frames(box: "Locator") -> list[tuple[str, str]]:
+def frames(box: Locator) -> list[tuple[str, str]]:
     """The frames of a box that stands at its first."""
     others = json.loads(box.locator("script[type]").text_content())
     return [state(box), *map(tuple, others)]
 
 
-def walk(page: "Page", box: "Locator") -> None:
+def walk(page: Page, box: Locator) -> None:
     """Move through every combination, by keyboard, and see the right frame at each."""
     sliders = box.locator("input").all()
     words = [json.loads(slider.get_attribute("data-words")) for slider in sliders]
@@ -93,6 +68,7 @@ def walk(page: "Page", box: "Locator") -> None:
                 page.keyboard.press("ArrowRight")
             assert slider.get_attribute("aria-valuetext") == said[steps]
         assert state(box) == expected[at], position
+        page.wait_for_function(LOADED, arg=box.locator("img").element_handle())
         assert box.locator("output").all_text_contents() == [
             each[steps] for each, steps in zip(words, position, strict=True)
         ]
@@ -104,18 +80,35 @@ def walk(page: "Page", box: "Locator") -> None:
     assert state(box) == expected[len(words[-1]) - 1]
 
 
-def test_every_slider_of_the_book_moves_its_picture(browser: "Browser", pages: list[Path]) -> None:
-    assert {page.stem for page in pages} >= {"symptoms", "backprop"}
-    for path in pages:
+def test_every_slider_of_the_book_moves_its_picture(browser: Browser, chapters: list[Path]) -> None:
+    assert {page.stem for page in chapters} == {path.stem for path in chapter_files()}
+    for path in chapters:
         page = opened(browser, path)
         for box in page.locator(".explore").all():
             assert box.locator("figcaption").get_attribute("aria-live") == "polite"
             walk(page, box)
 
 
+def test_the_pictures_are_files_that_a_page_fetches_when_they_are_wanted(
+    browser: Browser, chapters: list[Path]
+) -> None:
+    for path in chapters:
+        html = path.read_text("utf-8")
+        pictures = set(re.findall(r"_images/slider-\w+\.webp", html))
+        assert "data:image/webp" not in html
+        assert len(pictures) >= 2, path.stem
+        assert sum((path.parent / picture).stat().st_size for picture in pictures) <= LIMIT
+        page = opened(browser, path)
+        fetched: set[str] = set()
+        page.on("request", lambda request, to=fetched: to.add(f"_images/{Path(request.url).name}"))
+        page.locator(".explore input").first.focus()
+        page.wait_for_timeout(200)
+        assert len(fetched & pictures) >= len(pictures) - 1, path.stem  # the first one may be there
+
+
 @pytest.mark.parametrize("width", [360, 1440])
-def test_sliders_fit_and_can_be_hit(browser: "Browser", pages: list[Path], width: int) -> None:
-    for path in pages:
+def test_sliders_fit_and_can_be_hit(browser: Browser, chapters: list[Path], width: int) -> None:
+    for path in chapters:
         page = opened(browser, path, viewport={"width": width, "height": 800})
         for part in page.locator(".explore, .explore img, .explore input").all():
             place = part.bounding_box()
@@ -125,7 +118,7 @@ def test_sliders_fit_and_can_be_hit(browser: "Browser", pages: list[Path], width
             assert slider.bounding_box()["height"] >= SMALLEST_TARGET, path.stem
 
 
-def test_each_slider_moves_only_its_own_picture(browser: "Browser", two: Path) -> None:
+def test_each_slider_moves_only_its_own_picture(browser: Browser, two: Path) -> None:
     page = opened(browser, two)
     first, second = page.locator(".explore").all()
     before = state(first)
@@ -135,7 +128,7 @@ def test_each_slider_moves_only_its_own_picture(browser: "Browser", two: Path) -
     assert page.get_by_label("b", exact=True).count() == 2
 
 
-def test_without_javascript_the_first_picture_stands(browser: "Browser", two: Path) -> None:
+def test_without_javascript_the_first_picture_stands(browser: Browser, two: Path) -> None:
     page = opened(browser, two, java_script_enabled=False)
     for box in page.locator(".explore").all():
         assert box.locator("img").is_visible()
