@@ -366,6 +366,8 @@ def initialize(
         ((50, 20), 0.2, 'zeros')
 
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module, got {type(model).__name__}")
     scheme = get(scheme, activation, gain=gain)
     parts = list(_parts(model, scheme, _names("keep", keep)))
     weights = [part for part in parts if part.blocks]
