@@ -439,14 +439,17 @@ def activation_path(
     """Train copies of stacked networks by gradient descent, and follow their hidden activations.
 
     Args:
-        network: networks of shape (networks, ...), as :func:`random_network` draws them.
+        network: stacked networks, as :func:`random_network` draws them; left as they are.
         data: what to train on; the activations are averaged over its test inputs.
         learning_rate: of plain gradient descent on the cross-entropy.
-        steps: number of updates, of which ``record_every`` is a divisor.
-        record_every: updates between records.
-        batch_size: examples a step, or None for all.
-        seed: of the batches.
+        steps: number of updates.
+        record_every: updates between records; the first and the last are recorded too.
+        batch_size: examples a step, drawn with replacement; None for all of them.
+        seed: network i draws its batches with seed ``seed + i``.
         progress: whether to show a bar.
+
+    Raises:
+        ValueError: if the weights are not of shape (networks, out, in).
 
     Source: figure 2 of Glorot & Bengio (2010), PMLR v9.
 
@@ -460,34 +463,44 @@ def activation_path(
     """
     steps = positive_integer("steps", steps)
     record_every = positive_integer("record_every", record_every)
-    if steps % record_every:
-        raise ValueError(f"record_every must divide steps, got {record_every} and {steps}")
-    models = backprop.to_modules(network)
-    times = range(0, steps + 1, record_every)
-    means = [_hidden_means(models, data.test_inputs)]
-    for part in bar(range(len(times) - 1), "training", show=progress):
-        # Plain gradient descent remembers nothing, so that a run can be cut into pieces.
-        training.train(
-            models,
-            data,
-            optimizer=training.sgd(learning_rate),
-            steps=record_every,
-            batch_size=batch_size,
-            record_every=record_every,
-            seed=seed + part * len(models),
-            progress=False,
-        )
-        means.append(_hidden_means(models, data.test_inputs))
+    rate = non_negative("learning_rate", learning_rate)
+    network = _copy(network)
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(network.weights[0]))]
+    times, means = [], []
+    for step in bar(range(steps + 1), "training", show=progress):
+        if step % record_every == 0 or step == steps:
+            hidden = backprop.forward(network, data.test_inputs).a[1:]
+            times.append(step)
+            means.append(torch.stack([a.mean((-2, -1)) for a in hidden], dim=-1))
+        if step < steps:
+            rows = _rows(len(data.train_inputs), batch_size, generators)
+            _descend(network, data.train_inputs[rows], data.train_targets[rows], rate)
     return ActivationPath(torch.tensor(times), torch.stack(means))
 
 
-def _hidden_means(models: list[nn.Sequential], inputs: Tensor) -> Tensor:
-    rows = []
-    with torch.no_grad():
-        for model in models:
-            row, a = [], inputs
-            for layer in model[:-1]:
-                a = layer(a)
-                row += [] if isinstance(layer, nn.Linear) else [a.mean()]
-            rows.append(torch.stack(row))
-    return torch.stack(rows)
+def _copy(network: MLP) -> MLP:
+    if network.weights[0].dim() != 3:
+        shape = tuple(network.weights[0].shape)
+        raise ValueError(f"network needs weights of shape (networks, out, in), got {shape}")
+    biases = None if network.biases is None else tuple(bias.clone() for bias in network.biases)
+    return MLP(tuple(weight.clone() for weight in network.weights), biases, network.activation)
+
+
+def _rows(count: int, size: int | None, generators: list[torch.Generator]) -> Tensor:
+    if size is None:
+        return torch.arange(count).expand(len(generators), count)
+    shape = (positive_integer("batch_size", size),)
+    return torch.stack([torch.randint(count, shape, generator=g) for g in generators])
+
+
+def _descend(network: MLP, inputs: Tensor, targets: Tensor, rate: float) -> None:
+    """Take one step of gradient descent on the cross-entropy, in place."""
+    cache = backprop.forward(network, inputs)
+    wanted = nn.functional.one_hot(targets, cache.output.shape[-1])
+    gradients = backprop.backward(
+        network, cache, (cache.output.softmax(-1) - wanted) / inputs.shape[-2]
+    )
+    for weight, gradient in zip(network.weights, gradients.weights, strict=True):
+        weight -= rate * gradient
+    for bias, gradient in zip(network.biases or (), gradients.biases):
+        bias -= rate * gradient
