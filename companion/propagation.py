@@ -228,12 +228,12 @@ def network_variance(
     cache = backprop.forward(network, inputs)
     output_delta = torch.ones_like(cache.output) if output_delta is None else output_delta
     deltas = backprop.backward(network, cache, output_delta).deltas
+    entering = [a.expand(*cache.output.shape[:-1], -1) for a in cache.a]  # shared inputs
     squares = [
         torch.stack([x.square().mean(-1) for x in column], dim=-1)
-        for column in (cache.a, cache.z, deltas)
+        for column in (entering, cache.z, deltas)
     ]
-    shape = squares[1].shape  # shared inputs have no dimension of the networks
-    means = [s.expand(shape).mean(-2) for s in squares]
+    means = [each.mean(-2) for each in squares]
     return Variances(*means, weight_gradients=(squares[0] * squares[2]).mean(-2))
 
 
