@@ -85,12 +85,12 @@ def predicted_variance(
     biases = _bias_variances(scheme, squares, bias_variance)
     inputs = [non_negative("input_mean_square", input_mean_square)]
     outputs: list[float] = []
-    for (_, into), square, bias in zip(shapes, squares, biases, strict=True):
+    for (_out, into), square, bias in zip(shapes, squares, biases, strict=True):
         if outputs:
             inputs.append(gaussian_mean(lambda z: phi.function(z) ** 2, outputs[-1]))
         outputs.append(into * square * inputs[-1] + bias)
     deltas = [non_negative("output_mean_square", output_mean_square)]
-    for (out, _), square, length in zip(shapes[:0:-1], squares[:0:-1], outputs[-2::-1]):
+    for (out, _into), square, length in zip(shapes[:0:-1], squares[:0:-1], outputs[-2::-1]):
         slope = gaussian_mean(lambda z: phi.slope(z) ** 2, length)
         deltas.insert(0, out * square * slope * deltas[0])
     columns = [torch.tensor(column, dtype=torch.float64) for column in (inputs, outputs, deltas)]

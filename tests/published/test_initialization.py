@@ -117,44 +117,52 @@ def test_p9_factors_of_relu(name: str) -> None:
         # of about 5/n a layer (P12), somewhat less where examples are averaged.
         low, high = math.log(factor) - 5 / (2 * width), math.log(factor)
         assert low - four_errors(logs) < logs.mean().item() < high + four_errors(logs)
-        assert four_errors(logs) < 0.03
+        # By P12 a factor has a standard deviation of √(5/(14 · 300)) at most.
+        assert four_errors(logs) < 0.06
+
+
+OPTIMIZERS = {
+    "fast": training.sgd(0.02, momentum=0.9),
+    "slow": training.sgd(0.005, momentum=0.9),  # 30 layers of He's scheme need smaller steps
+    "adam": training.adam(0.001),
+}
 
 
 @cache
-def trained(depth: int, scheme: str, optimizer: str) -> training.Record:
-    choose = {"sgd": training.sgd(0.05), "adam": training.adam(0.001)}[optimizer]
-    network = propagation.random_network([64] + [64] * (depth - 1) + [10], "relu", scheme, seeds=3)
+def losses(depth: int, scheme: str, optimizer: str) -> Tensor:
+    """(T, 3), every tenth step from 0."""
+    sizes = [64] + [64] * (depth - 1) + [10]
     return training.train(
-        backprop.to_modules(network),
+        backprop.to_modules(propagation.random_network(sizes, "relu", scheme, seeds=3)),
         data.digits(),
-        optimizer=choose,
-        steps={("sgd", 12): 300, ("sgd", 30): 300, ("adam", 30): 300}[optimizer, depth],
+        optimizer=OPTIMIZERS[optimizer],
+        steps=150 if depth == 12 else 200,
         batch_size=64,
-        record_every=20,
+        record_every=10,
         progress=False,
-    )
+    ).loss
 
 
-def first_below_one(record: training.Record) -> Tensor:
-    below = (record.loss < 1).double()
-    assert below.any(0).all()
-    return record.steps[below.argmax(0)]
+def test_p9_twelve_layers_learn_with_both_schemes_and_faster_with_hes() -> None:
+    steps = {}
+    for scheme in ("glorot_normal", "he_normal"):
+        below = losses(12, scheme, "fast") < 1
+        assert below.any(0).all()
+        steps[scheme] = 10 * below.double().argmax(0)
+    # Measured: 100 to 130 steps against 30 to 50.
+    assert (steps["he_normal"].max() < 70) & (steps["glorot_normal"].min() > 80)
 
 
-def test_p9_twelve_layers_learn_with_either_scheme() -> None:
-    slow = first_below_one(trained(12, "glorot_normal", "sgd"))
-    fast = first_below_one(trained(12, "he_normal", "sgd"))
-    assert (slow > fast).all()
-
-
-def test_p9_thirty_layers_learn_with_he_only() -> None:
-    stuck = trained(30, "glorot_normal", "sgd").loss
-    assert ((stuck - math.log(10)).abs() < 0.05).all(), "the loss of a uniform guess"
-    assert (trained(30, "he_normal", "sgd").loss[-1] < 1.5).all()
+def test_p9_thirty_layers_learn_by_gradient_descent_with_hes_scheme_only() -> None:
+    # A uniform guess has a loss of ln 10 = 2.303.
+    assert ((losses(30, "glorot_normal", "slow") - math.log(10)).abs() < 0.03).all()
+    # Measured over six seeds: at most 1.29.
+    assert (losses(30, "he_normal", "slow").amin(0) < 1.8).all()
 
 
 def test_p9_adam_learns_thirty_layers_with_glorot_too() -> None:
-    assert (trained(30, "glorot_normal", "adam").loss[-1] < 1.5).all()
+    # Measured: at most 1.5.
+    assert (losses(30, "glorot_normal", "adam").amin(0) < 2).all()
 
 
 # P12. Hanin (2018), arXiv 1801.03744; Hanin & Nica (2018), arXiv 1812.05994.
