@@ -65,8 +65,7 @@ def test_p8_weight_gradients_are_level_all_the_same(scheme: str) -> None:
 
 
 def test_p8_relu_with_glorot_vanishes_and_its_weight_gradients_do_not() -> None:
-    seeds = 12
-    found = propagation.measured_variance([300] * 31, "relu", "glorot_normal", seeds=seeds)
+    found = propagation.measured_variance([300] * 31, "relu", "glorot_normal", seeds=8)
     slope = (found.deltas[:, 0] / found.deltas[:, -1]).log10() / 2 / 29
     assert within(slope, math.log10(1 / 2) / 2)
     assert four_errors(slope) < 0.005
@@ -107,7 +106,7 @@ FACTORS: dict[str, tuple[str | activations.Activation, str | Scheme, float]] = {
 @pytest.mark.parametrize("name", FACTORS)
 def test_p9_factors_of_relu(name: str) -> None:
     activation, scheme, factor = FACTORS[name]
-    width, depth, seeds = 300, 15, 12
+    width, depth, seeds = 200, 15, 8
     found = propagation.measured_variance(
         [width] * (depth + 1), activation, scheme, bias_variance=0.0, seeds=seeds
     )
@@ -117,8 +116,8 @@ def test_p9_factors_of_relu(name: str) -> None:
         # of about 5/n a layer (P12), somewhat less where examples are averaged.
         low, high = math.log(factor) - 5 / (2 * width), math.log(factor)
         assert low - four_errors(logs) < logs.mean().item() < high + four_errors(logs)
-        # By P12 a factor has a standard deviation of √(5/(14 · 300)) at most.
-        assert four_errors(logs) < 0.06
+        # By P12 a factor has a standard deviation of √(5/(14 · 200)) at most.
+        assert four_errors(logs) < 0.08
 
 
 OPTIMIZERS = {
@@ -131,10 +130,13 @@ OPTIMIZERS = {
 @cache
 def losses(depth: int, scheme: str, optimizer: str) -> Tensor:
     """(T, 3), every tenth step from 0."""
-    sizes = [64] + [64] * (depth - 1) + [10]
+    sizes, digits = [64] + [64] * (depth - 1) + [10], data.digits()
+    untested = digits._replace(
+        test_inputs=digits.test_inputs[:0], test_targets=digits.test_targets[:0]
+    )
     return training.train(
         backprop.to_modules(propagation.random_network(sizes, "relu", scheme, seeds=3)),
-        data.digits(),
+        untested,
         optimizer=OPTIMIZERS[optimizer],
         steps=150 if depth == 12 else 200,
         batch_size=64,
