@@ -3,9 +3,10 @@
 Each module is one subject, and the chapter of the same name derives what it computes:
 
 * :mod:`companion.activations` -- activation functions and their slopes in closed form
-* :mod:`companion.initialization` -- weights with a stated variance
+* :mod:`companion.initialization` -- weights with a stated variance, and the named schemes
 * :mod:`companion.signal` -- mean-field theory: what depth does to lengths and gradients
 * :mod:`companion.backprop` -- a network's forward and backward pass, written out by hand
+* :mod:`companion.propagation` -- an initialization's variances, predicted and measured
 * :mod:`companion.products` -- products of many matrices, and the number that plays the part of α
 * :mod:`companion.deep_linear` -- deep linear networks, whose learning can be solved exactly
 * :mod:`companion.data` -- real data that ships with a dependency
@@ -30,6 +31,7 @@ __all__ = [
     "initialization",
     "plots",
     "products",
+    "propagation",
     "signal",
     "training",
 ]
