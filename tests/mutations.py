@@ -80,8 +80,8 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/activations.py",
-        "lambda z: 1 - torch.tanh(z) ** 2",
-        "lambda z: 1 - z**2",
+        "return torch.cosh(z) ** -2",
+        "return 1 - z**2",
         "tests/test_activations.py::test_slope_is_the_derivative_at_the_pre_activation",
     ),
     Mutation(
