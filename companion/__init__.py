@@ -5,6 +5,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.activations` -- activation functions and their slopes in closed form
 * :mod:`companion.initialization` -- weights with a stated variance
 * :mod:`companion.signal` -- mean-field theory: what depth does to lengths and gradients
+* :mod:`companion.shattering` -- how soon gradients at two inputs have nothing in common
 * :mod:`companion.backprop` -- a network's forward and backward pass, written out by hand
 * :mod:`companion.products` -- products of many matrices, and the number that plays the part of α
 * :mod:`companion.deep_linear` -- deep linear networks, whose learning can be solved exactly
@@ -30,6 +31,7 @@ __all__ = [
     "initialization",
     "plots",
     "products",
+    "shattering",
     "signal",
     "training",
 ]

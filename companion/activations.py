@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from companion import _gaussian
@@ -74,11 +74,11 @@ def _relu_slope(z: Tensor) -> Tensor:
 
 
 def _leaky_slope(z: Tensor, negative_slope: float) -> Tensor:
-    return torch.ones_like(z).masked_fill_(z <= 0, negative_slope)
+    return torch.ones_like(floating("z", z)).masked_fill_(z <= 0, negative_slope)
 
 
 def _elu_slope(z: Tensor, alpha: float, scale: float = 1.0) -> Tensor:
-    return torch.where(z > 0, scale, scale * alpha * torch.exp(z.clamp(max=0))).to(z.dtype)
+    return torch.where(z > 0, scale, scale * alpha * torch.exp(z.clamp(max=0)))
 
 
 def _normal_density(z: Tensor) -> Tensor:
@@ -86,7 +86,8 @@ def _normal_density(z: Tensor) -> Tensor:
 
 
 def _gelu_slope(z: Tensor) -> Tensor:
-    return torch.special.ndtr(z) + z * _normal_density(z)
+    # torch.special.ndtr keeps few digits of the lower tail; erfc keeps them all.
+    return torch.special.erfc(-z / math.sqrt(2)) / 2 + z * _normal_density(z)
 
 
 def _silu_slope(z: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def _silu_slope(z: Tensor) -> Tensor:
 
 
 def _mish_slope(z: Tensor) -> Tensor:
-    rise = F.softplus(z)
+    rise = functional.softplus(z)
     return torch.tanh(rise) + z * torch.sigmoid(z) * _tanh_slope(rise)
 
 
@@ -105,7 +106,7 @@ class _PReLU(nn.PReLU):
     """``nn.PReLU`` that takes inputs of another type than its slope's."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002, as torch has it
-        return F.prelu(input, self.weight.to(input.dtype))
+        return functional.prelu(input, self.weight.to(input.dtype))
 
 
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
@@ -121,7 +122,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     a = _number("negative_slope", negative_slope)
     return Activation(
         f"leaky_relu({a:g})",
-        partial(F.leaky_relu, negative_slope=a),
+        partial(functional.leaky_relu, negative_slope=a),
         partial(_leaky_slope, negative_slope=a),
         partial(nn.LeakyReLU, a),
         kinks=(0.0,),
@@ -141,7 +142,7 @@ def prelu(negative_slope: float = 0.25) -> Activation:
     """
     leaky = leaky_relu(negative_slope)
     a = float(negative_slope)
-    return replace(leaky, name=f"prelu({a:g})", module=partial(_PReLU, init=a))
+    return replace(leaky, name=f"prelu({a:g})", module=partial(_PReLU, init=a, dtype=torch.float64))
 
 
 def elu(alpha: float = 1.0) -> Activation:
@@ -159,7 +160,7 @@ def elu(alpha: float = 1.0) -> Activation:
     alpha = non_negative("alpha", alpha)
     return Activation(
         f"elu({alpha:g})",
-        partial(F.elu, alpha=alpha),
+        partial(functional.elu, alpha=alpha),
         partial(_elu_slope, alpha=alpha),
         partial(nn.ELU, alpha),
         kinks=() if alpha == 1 else (0.0,),
@@ -184,7 +185,7 @@ _TABLE = (
     replace(elu(), name="elu"),
     Activation(
         "selu",
-        F.selu,
+        functional.selu,
         partial(_elu_slope, alpha=SELU_ALPHA, scale=SELU_SCALE),
         nn.SELU,
         (0.0,),
@@ -192,22 +193,22 @@ _TABLE = (
     ),
     Activation(  # steepest at √2
         "gelu",
-        F.gelu,
+        functional.gelu,
         _gelu_slope,
         nn.GELU,
         largest_slope=(1 + math.erf(1)) / 2 + math.exp(-1) / math.sqrt(math.pi),
     ),
     # Steepest where z·tanh(z/2) = 2, which is at 2.3994.
-    Activation("silu", F.silu, _silu_slope, nn.SiLU, largest_slope=1.0998393201288670),
+    Activation("silu", functional.silu, _silu_slope, nn.SiLU, largest_slope=1.0998393201288670),
     Activation(
         "softplus",
-        partial(F.softplus, threshold=SOFTPLUS_THRESHOLD),
+        partial(functional.softplus, threshold=SOFTPLUS_THRESHOLD),
         torch.sigmoid,
         partial(nn.Softplus, threshold=SOFTPLUS_THRESHOLD),
         largest_slope=1.0,
     ),
     # Steepest at 1.4906.
-    Activation("mish", F.mish, _mish_slope, nn.Mish, largest_slope=1.0884981612517279),
+    Activation("mish", functional.mish, _mish_slope, nn.Mish, largest_slope=1.0884981612517279),
 )
 
 ACTIVATIONS = {activation.name: activation for activation in _TABLE}
