@@ -110,12 +110,22 @@ def predicted_correlation(
     weight_variance: float = 2.0,
     batch_norm: bool = False,
     residual: bool = False,
+    examples: int | None = None,
 ) -> Tensor:
     """Return what mean-field theory says of :func:`gradient_correlation`, at depths 1 to ``depth``.
 
     At each block the product of the two gradients is multiplied by χ(c) and their squares by χ(1),
     plus 1 each in a residual block, where c is the correlation of the two inputs there. Batch norm
-    keeps c at 0 and the length at 1, and divides χ by the variance over the batch.
+    divides χ by the variance over the batch, brings the length to 1, and c to -1/(B - 1) for a
+    batch of B: less their mean, numbers lean away from each other.
+
+    Args:
+        depth: largest number of blocks.
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w².
+        batch_norm: whether to normalize before the activation.
+        residual: whether to add each block's input to its output.
+        examples: B, as far as batch norm is concerned; None for infinitely many.
 
     Returns:
         float64 tensor of shape (depth,).
@@ -129,12 +139,16 @@ def predicted_correlation(
 
     """
     phi = activations.get(activation)
+    away = 0.0 if examples is None else 1 / positive_integer("examples", examples)
+    if away > 0.5:
+        raise ValueError(f"examples must be at least 2, got {examples}")
     kept = float(residual)
-    length, covariance, variance = 1.0, 0.0, 1.0
+    length, covariance = 1.0, 0.0
     correlation, found = 1.0, []
     for _ in range(positive_integer("depth", depth)):
-        q, c = (1.0, 0.0) if batch_norm else (length, covariance / length)
-        over = variance if batch_norm else 1.0
+        q, c, over = length, covariance / length, 1.0
+        if batch_norm:
+            q, c, over = 1.0, -away / (1 - away), (length - covariance) * (1 - away)
         same = signal.chi(q, phi, weight_variance) / over
         other = signal.chi(q, phi, weight_variance, correlation=c) / over
         correlation *= (kept + other) / (kept + same)
@@ -142,5 +156,4 @@ def predicted_correlation(
         branch = signal.length_map(q, phi, weight_variance)
         across = branch * signal.correlation_map(c, q, phi, weight_variance)
         length, covariance = kept * length + branch, kept * covariance + across
-        variance = kept * variance + branch - across
     return torch.tensor(found, dtype=torch.float64)

@@ -52,6 +52,8 @@ def gaussian_mean(
 
     """
     std = math.sqrt(non_negative("variance", variance))
+    if not math.isfinite(mean):
+        raise ValueError(f"mean must be finite, got {mean}")
     return float(_gaussian.expectation(function, mean, std, kinks))
 
 
@@ -230,7 +232,7 @@ def fixed_point(
         0.3153
 
     """
-    q, steps, even = start, math.inf, 0
+    q, steps, even = non_negative("start", start), math.inf, 0
     for _ in range(max_iterations):
         following = length_map(q, activation, weight_variance, bias_variance)
         step = following - q
