@@ -293,7 +293,7 @@ def correlation_fixed_point(
         """How much further from 1 the map takes c: it grows from c = 0 to χ₁ at 1."""
         return weight_variance * _half_distance(c, q, activation) / (length * (1 - c)) - 1
 
-    if repulsion(0.0) >= 0:  # the map leaves 0 where it is: an odd φ, and no biases
+    if repulsion(0.0) > -1e-12:  # the map leaves 0 where it is: an odd φ, and no biases
         return 0.0
     return _root(repulsion, 0.0, 1 - 1e-12)
 
