@@ -388,8 +388,8 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/signal.py",
-        '    return non_negative("weight_variance", weight_variance) * mean_square + non_negative(\n        "bias_variance", bias_variance\n    )',
-        '    return non_negative("weight_variance", weight_variance) * mean_square',
+        "* mean_square + non_negative(",
+        "* mean_square + 0 * non_negative(",
         "tests/test_signal.py::test_relu_and_identity_have_closed_forms",
     ),
     Mutation(

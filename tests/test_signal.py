@@ -286,7 +286,7 @@ def test_p10_depth_scales_of_tanh() -> None:
     assert signal.correlation_fixed_point("tanh", 3.3, 0.05) == pytest.approx(c, abs=5e-5)
     for start in (-0.9, 0.99):
         path = [start]
-        for _ in range(70):
+        for _ in range(110):
             path.append(signal.correlation_map(path[-1], q, "tanh", 3.3, 0.05))
         assert path[-1] == pytest.approx(c, abs=1e-3)
         ratio = (path[-2] - path[-3]) / (path[-3] - path[-4])
