@@ -5,6 +5,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.activations` -- activation functions and their slopes in closed form
 * :mod:`companion.initialization` -- weights with a stated variance, and the named schemes
 * :mod:`companion.signal` -- mean-field theory: what depth does to lengths and gradients
+* :mod:`companion.shattering` -- how soon gradients at two inputs have nothing in common
 * :mod:`companion.backprop` -- a network's forward and backward pass, written out by hand
 * :mod:`companion.propagation` -- an initialization's variances, predicted and measured
 * :mod:`companion.products` -- products of many matrices, and the number that plays the part of α
@@ -32,6 +33,7 @@ __all__ = [
     "plots",
     "products",
     "propagation",
+    "shattering",
     "signal",
     "training",
 ]

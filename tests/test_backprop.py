@@ -283,7 +283,7 @@ RELU = [Setting("relu", 2.0, "He")]
         (lambda: backprop.random_mlp([3], "relu"), ValueError, "sizes needs an input and at least"),
         (lambda: backprop.random_mlp([3, 0], "relu"), ValueError, "each of sizes must be at least"),
         (lambda: backprop.random_mlp([3, 2.0], "relu"), TypeError, "each of sizes must be a whole"),
-        (lambda: backprop.random_mlp([3, 2], "gelu"), ValueError, "activation must be one of"),
+        (lambda: backprop.random_mlp([3, 2], "step"), ValueError, "activation must be one of"),
         (lambda: backprop.random_mlp([3, 2], "relu", seeds=0), ValueError, "seeds must be at"),
         (lambda: backprop.random_mlp([3, 2], "relu", seeds=2.5), TypeError, "seeds must be a"),
         (lambda: backprop.random_mlp([3, 2], "relu", seeds=[]), ValueError, "seeds needs a whole"),
