@@ -46,6 +46,14 @@ FOCUS = """() => {
     visible: marked && box.width > 0 && box.bottom > 0 && box.top < innerHeight};
 }"""
 
+COMPLETE = """() => Promise.all([...document.images].map(image => {
+  image.loading = "eager";
+  return image.decode();
+}))"""
+STRETCHED = """() => [...document.querySelectorAll("article img")]
+  .filter(i => i.naturalWidth && i.width && i.height
+    && Math.abs(i.width / i.height / (i.naturalWidth / i.naturalHeight) - 1) > 0.02)
+  .map(i => i.outerHTML.slice(0, 120))"""
 SETTLED = f"() => {{const focus = ({FOCUS})(); return focus.body || focus.visible}}"
 
 
@@ -109,6 +117,8 @@ def test_a_page_is_sound_accessible_and_fits(
         if width != 768:  # which has the small page's layout
             wrong += [f"{width} px, {violation}" for violation in violations(page)]
         wrong += [f"{width} px, sticks out: {tag}" for tag in page.evaluate(STICKING_OUT)]
+        page.evaluate(COMPLETE)
+        wrong += [f"{width} px, stretched: {tag}" for tag in page.evaluate(STRETCHED)]
         keep_screenshot(page, name, width)
     page.close()
     assert not wrong, "\n".join(wrong)
