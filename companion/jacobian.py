@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # holds, so that scaling by the slopes costs little beside the multiplications.
 TILE = 2**17
 WEIGHTS = ("gaussian", "orthogonal")
+# In chaotic networks a single random change may by luck move J ten times less than rounding does.
+CHANGES = 3
 
 
 def end_to_end(
@@ -196,10 +198,10 @@ def singular_values(
     """Return the singular values of the Jacobian of each input, and how many are resolved.
 
     No singular value moves further than the norm of what is added to its matrix (Weyl). What
-    rounding adds is measured: weights and inputs are changed at random in their last bit, and
-    ``error`` is the norm of what that changes in J. It is never taken below eps·max(m, n)·σ_max,
-    the error of the decomposition itself. A network that amplifies small changes of its signal
-    resolves less than its singular values alone would suggest.
+    rounding adds is measured: weights and inputs are changed at random in their last bit, three
+    times over, and ``error`` is the largest norm (Frobenius) of what that changes in J. It is never
+    taken below eps·max(m, n)·σ_max, the error of the decomposition itself. A network that amplifies
+    small changes of its signal resolves less than its singular values alone would suggest.
 
     Args:
         model: as for :func:`end_to_end`, without randomness of its own (dropout).
@@ -224,13 +226,13 @@ def singular_values(
     if not torch.isfinite(jacobians).all():
         raise ValueError(f"model has a Jacobian that is not finite in {dtype}; see lyapunov()")
     values = torch.linalg.svdvals(jacobians)
-    eps = torch.finfo(dtype).eps
+    error = torch.finfo(dtype).eps * max(jacobians.shape[-2:]) * values[..., 0]
     generator = torch.Generator().manual_seed(seed)
-    changed = end_to_end(
-        _last_bits(model, dtype, generator), _changed(inputs.to(dtype), generator), dtype=dtype
-    )
-    moved = torch.linalg.matrix_norm(changed - jacobians, ord=2)
-    error = torch.maximum(moved, eps * max(jacobians.shape[-2:]) * values[..., 0])
+    for _ in range(CHANGES):
+        changed = end_to_end(
+            _last_bits(model, dtype, generator), _changed(inputs.to(dtype), generator), dtype=dtype
+        )
+        error = torch.maximum(error, torch.linalg.matrix_norm(changed - jacobians))
     return Spectrum(values, error, (values > error.unsqueeze(-1)).sum(-1))
 
 
@@ -478,17 +480,20 @@ def histogram(
 
     """
     flat = floating("values", values).detach().flatten()
+    bins = positive_integer("bins", bins)
     if not (flat > 0).any():
         raise ValueError("values need at least one positive singular value, got none")
     logs = flat[flat > 1e-12 * flat.max()].log10()
     share = torch.full_like(logs, 1 / len(flat))
-    # An isometry's values differ by rounding alone, which is no width to divide into bins.
-    low, high = (round(end, 6) for end in (logs.min().item(), logs.max().item()))
-    ends = (low, high) if high - low > 1e-3 else (low - 0.05, high + 0.05)
+    low, high = logs.min().item(), logs.max().item()
+    if high - low < 1e-3:  # rounding alone: no width to divide, so all of it goes to a middle bin
+        bin_width = 0.1 / bins
+        low -= bin_width * (bins // 2 + 0.5)
+        high = low + 0.1
     ax.hist(
         logs.numpy(),
-        bins=positive_integer("bins", bins),
-        range=ends,
+        bins=bins,
+        range=(low, high),
         weights=share.numpy(),
         label=label,
         color=color,

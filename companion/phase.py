@@ -94,7 +94,10 @@ def gradient_diagram(
     generators = [torch.Generator().manual_seed(seed + 2**31) for seed in range(seeds)]
     shape = (2, positive_integer("examples", examples), width)
     draws = torch.stack([_normal(g, *shape) for g in generators], dim=1)
-    shift = torch.stack([_normal(g, deepest, width) for g in generators], dim=1)
+    # Drawn a layer at a time: torch draws a small tensor otherwise than the head of a large one.
+    shift = torch.stack(
+        [torch.stack([_normal(g, width) for g in generators]) for _ in range(deepest)]
+    )
     shift = shift * math.sqrt(non_negative("bias_variance", bias_variance))
     scale = std.reshape(-1, 1, 1)  # beside (variances, examples, units) of a seed
     flows = []

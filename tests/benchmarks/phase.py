@@ -42,9 +42,12 @@ def gradients_one_by_one() -> torch.Tensor:
             for seed in range(SEEDS):
                 generator = torch.Generator().manual_seed(seed + 2**31)
                 draws = torch.randn(2, EXAMPLES, WIDTH, generator=generator, dtype=torch.float64)
-                shift = torch.randn(max(DEPTHS), WIDTH, generator=generator, dtype=torch.float64)
+                shift = [
+                    torch.randn(WIDTH, generator=generator, dtype=torch.float64)
+                    for _ in range(depth)
+                ]
                 z, a = [], draws[0]
-                for layer in model([WIDTH] * (depth + 1), variance, seed, shift[:depth]):
+                for layer in model([WIDTH] * (depth + 1), variance, seed, shift):
                     a = layer(a)
                     if isinstance(layer, torch.nn.Linear):
                         z.append(a)
