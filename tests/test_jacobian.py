@@ -62,6 +62,29 @@ def test_tiles_leave_nothing_out(tile: int, monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(jacobian.end_to_end(network, inputs), by_torch(network, inputs))
 
 
+@pytest.mark.parametrize("sizes", [WIDENING, NARROWING, (4, 9, 4), (5, 1, 4, 5)])
+def test_the_way_with_fewer_multiplications_is_taken(
+    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted as they are done: rows times columns times inner dimension of each product."""
+    counts = {}
+    taken = []
+    original = jacobian._chain
+
+    def counted(factors: list[Tensor], slopes: list[Tensor]) -> Tensor:
+        taken.append(factors[0].shape[-2] * sum(f.shape[-1] * f.shape[-2] for f in factors[1:]))
+        return original(factors, slopes)
+
+    network, inputs = mlp(sizes), normal(2, sizes[0])
+    cache = backprop.forward(network, inputs)
+    for from_output in (True, False):
+        factors, _ = jacobian._ordered(network, cache, from_output)
+        counts[from_output] = factors[0].shape[-2] * sum(f.numel() for f in factors[1:])
+    monkeypatch.setattr(jacobian, "_chain", counted)
+    jacobian.end_to_end(network, inputs)
+    assert taken == [min(counts.values())]
+
+
 def test_images_and_outputs_of_any_shape_are_flattened() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(2, 3, 2)).double()
@@ -292,6 +315,23 @@ def test_lost_directions_are_minus_infinity() -> None:
     assert (found > -math.inf).sum(-1).tolist() == [1, 2, 3, 0]
     assert found[2].abs().max() < 1e-12
     assert found[3].tolist() == [-math.inf] * 3
+
+
+def test_directions_lost_at_one_layer_stay_lost() -> None:
+    """Where one of two units is off, a last layer that turns cannot bring the direction back."""
+    turn = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
+    eye = torch.eye(2, dtype=torch.float64)
+    network = MLP((eye, turn, eye), None, activations.get("relu"))
+    # The first layer keeps the unit that is on; turned, it is (1, 3) times it.
+    found = jacobian.lyapunov(network, torch.tensor([[1.0, -1.0]]))[0]
+    assert found[1] == -math.inf
+    spectrum = jacobian.singular_values(network, torch.tensor([[1.0, -1.0]]))
+    assert spectrum.values[0, 0].item() == pytest.approx(math.sqrt(10))
+    assert spectrum.resolved.tolist() == [1]
+    frame = torch.tensor([[1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    kept, logs = jacobian._orthonormalized(frame)
+    assert not kept[:, 1].any()
+    assert logs.tolist() == [pytest.approx(math.log(2) / 2), -math.inf]
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

@@ -47,8 +47,8 @@ def test_p10_simulated_gradient_factor(variance: float, factor: float) -> None:
         [5, 25],
         bias_variance=BIAS,
         width=300,
-        seeds=16,
-        examples=8,
+        seeds=32,
+        examples=4,
         input_mean_square=(q - BIAS) / variance,
     )
     rates = (diagram.values[0, 1] - diagram.values[0, 0]) * 2 * math.log(10) / 20
@@ -78,7 +78,7 @@ def test_p10_shallow_networks_train_everywhere() -> None:
     assert (diagram.values > 0.6).all()
 
 
-def test_p10_exponents_of_one_input_are_not_chosen() -> None:
+def test_p10_the_rate_does_not_depend_on_the_input() -> None:
     """The rate is the network's: at any starting length the deep layers have the same."""
     rates = []
     for mean_square in (0.1, 4.0):
