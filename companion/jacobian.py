@@ -328,7 +328,7 @@ def gaussian_exponents(n: int, scale: float = 1.0) -> Tensor:
 
     Example:
         >>> [round(value, 4) for value in gaussian_exponents(16)[:2].tolist()]
-        [-0.0319, -0.0653]
+        [-0.0319, -0.0663]
 
     """
     n = positive_integer("n", n)

@@ -81,9 +81,9 @@ def gradient_diagram(
         >>> diagram = gradient_diagram("relu", [1.0, 2.0], [1, 21], width=100)
         >>> tuple(diagram.values.shape)
         (2, 2, 8)
-        >>> half = diagram.values[:, 1].mean(-1) / 20 / math.log10(2)
-        >>> [round(rate, 1) for rate in half.tolist()]
-        [-0.5, 0.0]
+        >>> a_layer = diagram.values[0, 1].mean().item() / 20  # and ½ log₁₀ ½ in theory
+        >>> round(a_layer, 2)
+        -0.15
 
     """
     std, depths = _axes(weight_variances, depths)
@@ -334,7 +334,7 @@ def picture(
     depths = _rising(diagram)
     variances = diagram.weight_variances.tolist()
     low, high = limits or (None, None)
-    field = diagram.values.median(-1).values.T
+    field = diagram.values.quantile(0.5, dim=-1).T
     mesh = ax.pcolormesh(field.numpy(), cmap="viridis", vmin=low, vmax=high)
     if line is not None:
         if line.shape != diagram.weight_variances.shape:

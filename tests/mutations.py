@@ -520,7 +520,7 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/phase.py",
-        "field = diagram.values.median(-1).values.T",
+        "field = diagram.values.quantile(0.5, dim=-1).T",
         "field = diagram.values.mean(-1).T",
         "tests/test_phase.py::test_picture_shows_the_median_with_depth_up",
     ),
