@@ -9,6 +9,8 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.backprop` -- a network's forward and backward pass, written out by hand
 * :mod:`companion.propagation` -- an initialization's variances, predicted and measured
 * :mod:`companion.products` -- products of many matrices, and the number that plays the part of α
+* :mod:`companion.jacobian` -- end-to-end Jacobians, their singular values and Lyapunov spectra
+* :mod:`companion.phase` -- where networks keep their gradient, and where they can be trained
 * :mod:`companion.deep_linear` -- deep linear networks, whose learning can be solved exactly
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
@@ -30,6 +32,8 @@ __all__ = [
     "deep_linear",
     "explore",
     "initialization",
+    "jacobian",
+    "phase",
     "plots",
     "products",
     "propagation",

@@ -1,0 +1,357 @@
+"""Phase diagrams: over weight variance and depth, who keeps the gradient, and who can be trained.
+
+Everything is measured over several seeds; the networks of all variances and seeds run side by side.
+A seed draws the same numbers whatever the variance, so that differences are not those of luck.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from companion import activations, backprop
+from companion._checks import floating, non_negative, positive_integer
+from companion._progress import bar
+from companion.activations import Activation
+from companion.backprop import MLP
+from companion.data import Split, digits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VARIANCES = (1.0, 1.3, 1.76, 2.5, 4.0)
+DEPTHS = (5, 10, 20, 30, 40, 50)
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Something measured for V weight variances, D depths and S seeds.
+
+    Attributes:
+        weight_variances: (V,) σ_w², which is fan_in times the variance of one weight.
+        depths: (D,) number of layers, as int64.
+        values: (V, D, S) what was measured, float64.
+
+    """
+
+    weight_variances: Tensor
+    depths: Tensor
+    values: Tensor
+
+
+def gradient_diagram(
+    activation: str | Activation,
+    weight_variances: Sequence[float],
+    depths: Sequence[int],
+    *,
+    bias_variance: float = 0.0,
+    width: int = 64,
+    seeds: int = 8,
+    examples: int = 8,
+    input_mean_square: float = 1.0,
+) -> Diagram:
+    """Measure log₁₀ ‖δ_1‖/‖δ_L‖ in random networks of square layers, for each depth L.
+
+    The network of depth L is the first L layers of the deepest one, so that all depths share one
+    forward pass; on the way back their gradients join it one after the other, each from its own
+    last layer, and travel together. Inputs and the gradient at the output are normal.
+
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variances: σ_w², any number of them.
+        depths: L, any number of them, each at least 1.
+        bias_variance: σ_b², the variance of one bias.
+        width: units in every layer.
+        seeds: how many, counting from 0.
+        examples: inputs for each network; the norm is taken over all of them.
+        input_mean_square: mean of the squared inputs.
+
+    Returns:
+        A :class:`Diagram` of the logarithms.
+
+    Raises:
+        TypeError: if a number is of the wrong kind.
+        ValueError: if a number is out of range, or there is no variance or no depth.
+
+    Example:
+        >>> diagram = gradient_diagram("relu", [1.0, 2.0], [1, 21], width=100)
+        >>> tuple(diagram.values.shape)
+        (2, 2, 8)
+        >>> a_layer = diagram.values[0, 1].mean().item() / 20  # and ½ log₁₀ ½ in theory
+        >>> round(a_layer, 2)
+        -0.15
+
+    """
+    std, depths = _axes(weight_variances, depths)
+    width, seeds = positive_integer("width", width), positive_integer("seeds", seeds)
+    activation = activations.get(activation)
+    deepest = max(depths)
+    unit = backprop.random_mlp([width] * (deepest + 1), "identity", seeds=seeds)
+    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in range(seeds)]
+    shape = (2, positive_integer("examples", examples), width)
+    draws = torch.stack([_normal(g, *shape) for g in generators], dim=1)
+    # Drawn a layer at a time: torch draws a small tensor otherwise than the head of a large one.
+    shift = torch.stack(
+        [torch.stack([_normal(g, width) for g in generators]) for _ in range(deepest)]
+    )
+    shift = shift * math.sqrt(non_negative("bias_variance", bias_variance))
+    scale = std.reshape(-1, 1, 1)  # beside (variances, examples, units) of a seed
+    flows = []
+    for seed in range(seeds):
+        start = draws[0, seed] * math.sqrt(non_negative("input_mean_square", input_mean_square))
+        z = [start.expand(len(std), -1, -1)]
+        for layer in range(deepest):
+            a = activation.function(z[-1]) if layer else z[-1]
+            z.append(scale * (a @ unit.weights[layer][seed].mT) + shift[layer, seed])
+        flows.append(_carried_back(activation, unit, seed, z[1:], scale, draws[1, seed], depths))
+    return Diagram(std.square(), torch.tensor(depths), torch.stack(flows, dim=-1))
+
+
+def _axes(weight_variances: Sequence[float], depths: Sequence[int]) -> tuple[Tensor, list[int]]:
+    if not len(weight_variances) or not len(depths):
+        raise ValueError(
+            "weight_variances and depths need at least one number each, "
+            f"got {list(weight_variances)} and {list(depths)}"
+        )
+    variances = [non_negative("each of weight_variances", value) for value in weight_variances]
+    depths = [positive_integer("each of depths", depth) for depth in depths]
+    return torch.tensor(variances, dtype=torch.float64).sqrt(), depths
+
+
+def _normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _carried_back(
+    activation: Activation,
+    unit: MLP,
+    seed: int,
+    z: list[Tensor],
+    scale: Tensor,
+    output_delta: Tensor,
+    depths: list[int],
+) -> Tensor:
+    """Return log₁₀ ‖δ_1‖/‖δ_L‖ of one seed, as (variances, depths)."""
+    examples = len(output_delta)
+    joining = sorted(range(len(depths)), key=lambda index: -depths[index])
+    start = output_delta.expand(len(scale), -1, -1)
+    deltas = start[:, :0]  # of the depths that have joined, one below the other
+    for layer in range(len(z), 0, -1):
+        here = [start] * depths.count(layer)
+        if layer < len(z):
+            slope = activation.slope(z[layer - 1]).repeat(1, deltas.shape[1] // examples, 1)
+            deltas = scale * (deltas @ unit.weights[layer][seed]) * slope
+        deltas = torch.cat([deltas, *here], dim=1)
+    norms = torch.linalg.vector_norm(deltas.unflatten(1, (len(depths), examples)), dim=(-2, -1))
+    ratios = torch.empty_like(norms)
+    ratios[:, joining] = torch.log10(norms / torch.linalg.vector_norm(output_delta))
+    return ratios
+
+
+def trainability(
+    activation: str | Activation = "tanh",
+    weight_variances: Sequence[float] = VARIANCES,
+    depths: Sequence[int] = DEPTHS,
+    *,
+    bias_variance: float = 0.05,
+    width: int = 64,
+    seeds: int = 2,
+    steps: int = 150,
+    learning_rate: float = 0.02,
+    batch_size: int = 16,
+    data: Split | None = None,
+    progress: bool = True,
+) -> Diagram:
+    """Measure the test accuracy that plain gradient descent reaches within a budget of steps.
+
+    Where gradients explode, training is chaotic: a change in the last bit of the weights shows in
+    the accuracy after tens of steps. Single values there hold for one machine only; the depth at
+    which the accuracy is lost holds within a few layers.
+
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variances: σ_w², any number of them, of all layers.
+        depths: number of layers, of which the last gives the classes.
+        bias_variance: σ_b² at the start.
+        width: units in every hidden layer.
+        seeds: how many, counting from 0. A seed draws weights, biases and batches.
+        steps: updates of the weights.
+        learning_rate: of these updates; the loss is the cross-entropy.
+        batch_size: examples a step, drawn with replacement.
+        data: what to train on and to test with; the handwritten digits if None.
+        progress: whether to show a bar.
+
+    Returns:
+        A :class:`Diagram` of accuracies from 0 to 1. An output that is not finite counts as wrong.
+
+    Raises:
+        TypeError: if a number is of the wrong kind.
+        ValueError: if a number is out of range, or there is no variance or no depth.
+
+    Source: after Schoenholz et al. (2017), arXiv 1611.01232.
+
+    Example:
+        >>> diagram = trainability("tanh", [0.1, 1.5], [3, 12], steps=60, seeds=1, progress=False)
+        >>> (diagram.values[..., 0] > 0.5).tolist()
+        [[False, False], [True, True]]
+
+    """
+    std, depths = _axes(weight_variances, depths)
+    data = digits() if data is None else data
+    accuracy = torch.empty(
+        len(std), len(depths), positive_integer("seeds", seeds), dtype=torch.float64
+    )
+    for index, depth in enumerate(bar(depths, "depths", show=progress)):
+        classes = int(data.train_targets.max()) + 1
+        hidden = [positive_integer("width", width)] * (depth - 1)
+        network = _stack([data.train_inputs.shape[-1], *hidden, classes], activation, std, seeds)
+        _draw_biases(network, non_negative("bias_variance", bias_variance), seeds)
+        generators = [torch.Generator().manual_seed(seed + 2**32) for seed in range(seeds)]
+        size = (positive_integer("batch_size", batch_size),)
+        for _ in range(positive_integer("steps", steps)):
+            rows = [torch.randint(len(data.train_inputs), size, generator=g) for g in generators]
+            batch = torch.stack(rows).repeat(len(std), 1)  # a seed's is the same for all variances
+            _descend(
+                network,
+                data.train_inputs[batch],
+                data.train_targets[batch],
+                non_negative("learning_rate", learning_rate),
+            )
+        accuracy[:, index] = _accuracy(network, data).reshape(len(std), seeds)
+    return Diagram(std.square(), torch.tensor(depths), accuracy)
+
+
+def _stack(sizes: list[int], activation: str | Activation, std: Tensor, seeds: int) -> MLP:
+    """Draw the networks of all variances and seeds, one after the other along one dimension."""
+    unit = backprop.random_mlp(sizes, activation, seeds=seeds, bias=True)
+    scale = std.reshape(-1, 1, 1, 1)
+    weights = tuple((scale * weight).flatten(0, 1) for weight in unit.weights)
+    biases = tuple(weight.new_zeros(weight.shape[:-1]) for weight in weights)
+    return MLP(weights, biases, unit.activation)
+
+
+def _draw_biases(network: MLP, variance: float, seeds: int) -> None:
+    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in range(seeds)]
+    for bias in network.biases:
+        draws = torch.stack([_normal(g, bias.shape[-1]) for g in generators])
+        bias.copy_(math.sqrt(variance) * draws.repeat(len(bias) // seeds, 1))
+
+
+def _descend(network: MLP, inputs: Tensor, targets: Tensor, learning_rate: float) -> None:
+    """Update all the networks in place by one step on the cross-entropy.
+
+    :func:`companion.backprop.backward` would first make every gradient, and writing those to
+    memory takes as long as computing them; here each layer is updated as the gradient passes it.
+    """
+    z, a = backprop.forward(network, inputs)
+    examples = inputs.shape[-2]
+    delta = z[-1].softmax(-1)
+    delta.scatter_add_(-1, targets.unsqueeze(-1), -torch.ones_like(delta[..., :1]))
+    delta /= examples
+    ones = delta.new_ones(len(delta), 1, examples)  # a product with them is faster than sum(-2)
+    for layer in range(len(z) - 1, -1, -1):
+        weight, bias = network.weights[layer], network.biases[layer].unsqueeze(-2)
+        below = None
+        if layer:
+            below = torch.bmm(delta, weight).mul_(network.activation.slope(z[layer - 1]))
+        weight.baddbmm_(delta.mT, a[layer], alpha=-learning_rate)
+        bias.baddbmm_(ones, delta, alpha=-learning_rate)
+        delta = below
+
+
+def _accuracy(network: MLP, data: Split) -> Tensor:
+    outputs = backprop.forward(network, data.test_inputs).output
+    right = (outputs.argmax(-1) == data.test_targets) & outputs.isfinite().all(-1)
+    return right.double().mean(-1)
+
+
+def depth_reached(diagram: Diagram, level: float = 0.5) -> Tensor:
+    """Return for each variance and seed the depth at which the values fall below ``level``.
+
+    Between two depths the values are taken to run straight; the depth returned is that of the
+    first crossing.
+
+    Args:
+        diagram: of accuracies, or of something else that falls with depth; its depths rising.
+        level: where to cut.
+
+    Returns:
+        float64 tensor (V, S): inf where even the deepest network is above, nan where even the
+        shallowest is below.
+
+    Raises:
+        ValueError: if the depths do not rise.
+
+    Example:
+        >>> values = torch.tensor([0.9, 0.8, 0.2], dtype=torch.float64).reshape(1, 3, 1)
+        >>> diagram = Diagram(torch.ones(1), torch.tensor([10, 20, 40]), values)
+        >>> round(depth_reached(diagram).item(), 6)
+        30.0
+
+    """
+    depths, values = _rising(diagram), floating("values", diagram.values)
+    below = values < level
+    after = below.to(torch.int64).argmax(1, keepdim=True)  # the first depth below
+    before = (after - 1).clamp_min(0)
+    high, low = values.gather(1, before), values.gather(1, after)
+    share = (high - level) / (high - low)
+    reached = (depths[before] + share * (depths[after] - depths[before])).squeeze(1)
+    reached = reached.masked_fill(~below.any(1), math.inf)
+    return reached.masked_fill(below[:, 0], math.nan)
+
+
+def picture(
+    ax: "Axes",
+    diagram: Diagram,
+    *,
+    line: Tensor | None = None,
+    limits: tuple[float, float] | None = None,
+    label: str = "test accuracy",
+) -> "Axes":
+    """Draw the median over seeds as a field of colours, with weight variance across and depth up.
+
+    Cells are of one size, whatever the distance between variances or depths.
+
+    Args:
+        ax: where to draw.
+        diagram: what to draw.
+        line: (V,) depths to draw over it, such as a prediction, at the depths between which they
+            lie; where they are nan or outside the field there is none.
+        limits: values of the lightest and the darkest colour; those of the data if None.
+        label: of the colours.
+
+    Returns:
+        The same Axes.
+
+    Raises:
+        ValueError: if the depths do not rise, or the line has not a depth for each variance.
+
+    """
+    depths = _rising(diagram)
+    variances = diagram.weight_variances.tolist()
+    low, high = limits or (None, None)
+    field = diagram.values.quantile(0.5, dim=-1).T
+    mesh = ax.pcolormesh(field.numpy(), cmap="viridis", vmin=low, vmax=high)
+    if line is not None:
+        if line.shape != diagram.weight_variances.shape:
+            raise ValueError(f"line needs shape ({len(variances)},), got {tuple(line.shape)}")
+        centers = [index + 0.5 for index in range(len(depths))]
+        heights = np.interp(line, depths, centers, left=np.nan, right=np.nan)
+        ax.plot([v + 0.5 for v in range(len(variances))], heights, "o--", color="white")
+    ax.set_xticks([v + 0.5 for v in range(len(variances))], [f"{v:.3g}" for v in variances])
+    ax.set_yticks([d + 0.5 for d in range(len(depths))], [f"{d:g}" for d in depths.tolist()])
+    ax.set(xlabel="weight variance σ_w²", ylabel="depth")
+    ax.grid(visible=False)
+    ax.figure.colorbar(mesh, ax=ax, label=label)
+    return ax
+
+
+def _rising(diagram: Diagram) -> Tensor:
+    depths = diagram.depths.double()
+    if not (depths.diff() > 0).all():
+        raise ValueError(f"depths must rise, got {diagram.depths.tolist()}")
+    return depths
