@@ -591,6 +591,8 @@ MUTATIONS = [
         "(unit.sum(-2).square().sum(-1) - count) / (count * (count - 1))",
         "unit.sum(-2).square().sum(-1) / count**2",
         "tests/test_shattering.py::test_the_cosine_is_the_mean_over_pairs",
+    ),
+    Mutation(
         "companion/jacobian.py",
         "return product if from_output else product.mT",
         "return product if from_output else product",
