@@ -48,6 +48,14 @@ def test_slope_is_the_derivative_at_the_pre_activation(
     torch.testing.assert_close(phi.slope(z.detach()), expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_slope_from_the_output_is_the_slope(name: str) -> None:
+    phi, z = activations.get(name), torch.linspace(-5, 5, 101, dtype=torch.float64)
+    assert phi.slope_from_output is not None
+    from_output = phi.slope_from_output(phi.function(z))
+    torch.testing.assert_close(from_output, phi.slope(z), rtol=0, atol=1e-15)
+
+
 @EACH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_function_is_the_module_and_keeps_shape_and_type(

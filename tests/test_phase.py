@@ -88,9 +88,9 @@ def test_gradients_of_linear_networks_scale_by_the_standard_deviation() -> None:
 
 
 def trained_by_torch(
-    data: Split, variance: float, depth: int, seed: int, bias: float, steps: int
+    name: str, data: Split, variance: float, depth: int, seed: int, bias: float, steps: int
 ) -> float:
-    model = single([5, *[7] * (depth - 1), 3], "tanh", variance, seed, bias)
+    model = single([5, *[7] * (depth - 1), 3], name, variance, seed, bias)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(seed + 2**32)
     for _ in range(steps):
@@ -109,10 +109,12 @@ def blobs(test: int = 400) -> Split:
     return Split(inputs[:60], labels[:60], inputs[60:], labels[60:])
 
 
-def test_training_is_torchs() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["tanh", "relu"])  # slopes from the output, and from the input
+def test_training_is_torchs(name: str, dtype: torch.dtype) -> None:
     data, variances, depths, bias, steps = blobs(), [0.5, 2.0], [1, 4, 2], 0.3, 12
     diagram = phase.trainability(
-        "tanh",
+        name,
         variances,
         depths,
         bias_variance=bias,
@@ -122,14 +124,17 @@ def test_training_is_torchs() -> None:
         learning_rate=0.1,
         batch_size=8,
         data=data,
+        dtype=dtype,
         progress=False,
     )
     expected = [
-        [[trained_by_torch(data, v, d, s, bias, steps) for s in range(3)] for d in depths]
+        [[trained_by_torch(name, data, v, d, s, bias, steps) for s in range(3)] for d in depths]
         for v in variances
     ]
     expected = torch.tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(diagram.values, expected, rtol=1e-12, atol=0)
+    # In float32 an example at the border may be counted on the other side: one of 400.
+    within = 1e-12 if dtype == torch.float64 else 1.01 / 400
+    torch.testing.assert_close(diagram.values, expected, rtol=0, atol=within)
     assert len(expected.unique()) > 12, "few of these networks do equally well"
 
 
