@@ -393,7 +393,8 @@ def depth_scales(
 ) -> DepthScales:
     """Return the depth scales of a network that has settled at its fixed points.
 
-    Beyond about six times the correlation's, a network is not trained, say Schoenholz et al.
+    Beyond about six times the correlation's, which is :func:`depth_scale`, a network is not
+    trained, say Schoenholz et al.
 
     Raises:
         ValueError: if the length has no fixed point.
@@ -418,6 +419,26 @@ def depth_scales(
         scale(chi(q, activation, weight_variance, correlation=c)),
         scale(chi(q, activation, weight_variance)),
     )
+
+
+def depth_scale(
+    activation: str | Activation, weight_variance: float, bias_variance: float = 0.0
+) -> float:
+    """Return ξ, over how many layers two inputs become a factor e more alike, or less.
+
+    It is the one of the :func:`depth_scales` that limits training.
+
+    Raises:
+        ValueError: if the length has no fixed point.
+
+    Source: Schoenholz et al. (2017), arXiv 1611.01232.
+
+    Example:
+        >>> round(depth_scale("tanh", 1.3, 0.05), 2)
+        7.83
+
+    """
+    return depth_scales(activation, weight_variance, bias_variance).correlation
 
 
 class Moments(NamedTuple):

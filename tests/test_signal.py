@@ -277,7 +277,7 @@ def test_p10_depth_scales_of_tanh() -> None:
     ordered = signal.depth_scales("tanh", 1.3, 0.05)
     assert ordered.correlation == pytest.approx(7.83, abs=5e-3)
     assert ordered.gradient == ordered.correlation, "c* is 1 there"
-    six = [6 * signal.depth_scales("tanh", w, 0.05).correlation for w in (1.0, 1.3, 2.5, 4.0)]
+    six = [6 * signal.depth_scale("tanh", w, 0.05) for w in (1.0, 1.3, 2.5, 4.0)]
     assert six == pytest.approx([22, 47, 71, 42], abs=0.5)
     chaotic = signal.depth_scales("tanh", 3.3, 0.05)
     assert chaotic.gradient == pytest.approx(1 / math.log(1.2510), rel=5e-4)
