@@ -415,6 +415,10 @@ def test_measured_moments_are_those_of_each_network() -> None:
         "identity", depth=1, width=1, seeds=4, examples=2, input_variance=9.0
     )
     assert torch.allclose(loud.variance, 9 * tiny.variance)
+    sign = Activation("sign", torch.sign, torch.zeros_like, torch.nn.Identity)
+    few = signal.measured_moments(sign, depth=2, width=3, seeds=4, examples=2)
+    # All squares are 1: the variance is the biased one, or this would be more.
+    assert torch.allclose(few.variance + few.mean**2, torch.ones(4, 2, dtype=torch.float64))
 
 
 SHIFTED = Activation(
