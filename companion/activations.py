@@ -171,6 +171,46 @@ def elu(alpha: float = 1.0) -> Activation:
     )
 
 
+class _Shifted(nn.Module):
+    """Another activation less a constant."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], by: float) -> None:
+        super().__init__()
+        self.function, self.by = function, by
+
+    def extra_repr(self) -> str:
+        return f"by={self.by:g}"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.function(z) - self.by
+
+
+def shifted(activation: str | Activation, by: float) -> Activation:
+    """Return φ(z) − ``by``: the same slope everywhere, and another mean.
+
+    Args:
+        activation: φ, its name or an :class:`Activation` whose function has no parameters to learn.
+        by: what to take off its outputs.
+
+    Example:
+        >>> centred = shifted("sigmoid", 0.5)
+        >>> centred.function(torch.tensor(0.0)).item(), centred.slope(torch.tensor(0.0)).item()
+        (0.0, 0.25)
+
+    """
+    phi, by = get(activation), _number("by", by)
+
+    def function(z: Tensor) -> Tensor:
+        return phi.function(z) - by
+
+    return replace(
+        phi,
+        name=f"{phi.name} shifted by {-by:g}",
+        function=function,
+        module=partial(_Shifted, phi.function, by),
+    )
+
+
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 """The constants that put the fixed point at mean 0 and variance 1: Klambauer et al. (2017)."""
 
@@ -494,7 +534,7 @@ def saturated_units(
 _ELEMENTWISE = (
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
     *(nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.SELU, nn.SiLU, nn.Sigmoid),
-    *(nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold),
+    *(nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold, _Shifted),
 )  # nn.ReLU6 is a Hardtanh
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
 _FEATURES_LAST += (nn.RNNBase, nn.Bilinear)

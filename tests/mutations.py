@@ -214,6 +214,12 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/activations.py",
+        "return phi.function(z) - by",
+        "return phi.function(z - by)",
+        "tests/test_activations.py::test_shifting_takes_a_constant_off_and_nothing_else",
+    ),
+    Mutation(
+        "companion/activations.py",
         "return torch.cosh(z) ** -2",
         "return 1 - z**2",
         "tests/test_activations.py::test_slope_is_the_derivative_at_the_pre_activation",

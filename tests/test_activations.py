@@ -26,6 +26,9 @@ MADE = (
     activations.elu(0.3),
     activations.elu(2.5),
     activations.elu(0.0),
+    activations.shifted("relu", 0.4),
+    activations.shifted("sigmoid", 0.5),
+    activations.shifted(activations.leaky_relu(0.25), -1.5),
 )
 EACH = pytest.mark.parametrize("phi", [*ACTIVATIONS.values(), *MADE], ids=lambda phi: phi.name)
 
@@ -66,6 +69,19 @@ def test_function_is_the_module_and_keeps_shape_and_type(
     slope = phi.slope(z)
     assert (slope.shape, slope.dtype) == (z.shape, dtype)
     torch.testing.assert_close(slope.double(), phi.slope(z.double()), rtol=1e-5, atol=1e-6)
+
+
+def test_shifting_takes_a_constant_off_and_nothing_else() -> None:
+    centred = activations.shifted("sigmoid", 0.5)
+    z = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    # σ(z) - 1/2 is tanh(z/2)/2.
+    torch.testing.assert_close(centred.function(z), torch.tanh(z / 2) / 2)
+    assert activations.gaussian_moments(centred, 3.0).mean == pytest.approx(0, abs=1e-12)
+    assert centred.name != "sigmoid"
+    assert "0.5" in repr(centred.module())
+    assert repr(centred.module()) != repr(activations.shifted("sigmoid", 0.25).module())
+    with pytest.raises(TypeError, match="by must be a number, got '1'"):
+        activations.shifted("sigmoid", "1")
 
 
 EXACT: dict[str, Callable] = {
