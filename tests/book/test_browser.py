@@ -20,6 +20,7 @@ PAGES += ["index.html", "search.html", "genindex.html", "404.html"]
 CHAPTERS = [f"{path.stem}.html" for path in chapter_files()]
 WIDTHS = (360, 768, 1440)
 MODES = ("light", "dark")
+PART = 6000  # pixels of a page in one screenshot
 LIGHT = 500_000  # bytes of a chapter page, compressed and without its figures
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 # Whatever sticks out of the page and stands in no box that scrolls by itself.
@@ -88,9 +89,14 @@ def watched(page: Page, address: str) -> list[str]:
 
 
 def keep_screenshot(page: Page, name: str, width: int) -> None:
+    """In parts, since Chromium leaves blank what is further down than about 16,000 pixels."""
     if folder := os.environ.get("SCREENSHOTS"):
         mode = page.evaluate("document.documentElement.dataset.theme")
-        page.screenshot(path=Path(folder) / f"{Path(name).stem}-{width}-{mode}.png", full_page=True)
+        height = page.evaluate("document.documentElement.scrollHeight")
+        for part, top in enumerate(range(0, height, PART), start=1):
+            clip = {"x": 0, "y": top, "width": width, "height": min(PART, height - top)}
+            path = Path(folder) / f"{Path(name).stem}-{width}-{mode}-{part}.png"
+            page.screenshot(path=path, full_page=True, clip=clip)
 
 
 def violations(page: Page) -> list[str]:
