@@ -448,7 +448,7 @@ def weight_residuals(
     Source: Ioffe & Szegedy (2015), arXiv 1502.03167, on the scale of the weights.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, eps=0.0)).double()
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, eps=1e-30)).double()
         >>> found = weight_residuals(model, torch.eye(4, dtype=torch.float64))
         >>> list(found), bool(max(value.abs().max() for value in found.values()) < 1e-14)
         (['0.weight', '0.bias'], True)
@@ -823,39 +823,73 @@ def along_gradient(
         ((2, 2), (2,))
 
     """
+    differentiate, start = _differentiation(models, loss)
+    count = len(models)
+    batch = [part.expand(count, *part.shape) for part in (inputs, targets)]
+    return _walk(differentiate, start, _checked_steps(step_sizes), *batch)
+
+
+Parameters = dict[str, Tensor]
+Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
+
+
+def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
     sizes = [non_negative("each of step_sizes", size) for size in step_sizes]
     if not sizes or min(sizes) == 0:
         raise ValueError(f"step_sizes needs at least one size above 0, got {list(step_sizes)}")
+    return sizes
+
+
+def _differentiation(
+    models: Sequence[nn.Module], loss: training.Loss
+) -> tuple[Differentiate, Parameters]:
+    """Return what takes stacked parameters and batches to losses and gradients, and the first."""
     skeleton, start = training._stack(list(models))
 
-    def one(parameters: dict[str, Tensor]) -> Tensor:
+    def one(parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
         return loss(functional_call(skeleton, parameters, (inputs,)), targets)
 
-    def differentiate(parameters: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def differentiate(
+        parameters: Parameters, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Parameters]:
         # No network's loss depends on another's parameters, so their sum has all the gradients.
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        value = vmap(one)(leaves)
+        value = vmap(one)(leaves, inputs, targets)
         found = torch.autograd.grad(value.sum(), list(leaves.values()))
         return value.detach(), dict(zip(leaves, found, strict=True))
 
-    value, gradient = differentiate(start)
+    return differentiate, {name: p.detach() for name, p in start.items()}
+
+
+def _moved(parameters: Parameters, gradient: Parameters, size: float) -> Parameters:
+    return {name: p - size * gradient[name] for name, p in parameters.items()}
+
+
+def _walk(
+    differentiate: Differentiate,
+    start: Parameters,
+    step_sizes: list[float],
+    inputs: Tensor,
+    targets: Tensor,
+) -> Landscape:
+    value, gradient = differentiate(start, inputs, targets)
     losses, changes = [], []
-    for size in sizes:
-        there = {name: p.detach() - size * gradient[name] for name, p in start.items()}
-        moved, changed = differentiate(there)
-        losses.append(moved)
-        changes.append(_norm_of_all(changed[name] - gradient[name] for name in gradient))
+    for size in step_sizes:
+        there, other = differentiate(_moved(start, gradient, size), inputs, targets)
+        losses.append(there)
+        changes.append(_length(other[name] - gradient[name] for name in gradient))
     return Landscape(
-        step_sizes=torch.tensor(sizes, dtype=value.dtype),
+        step_sizes=torch.tensor(step_sizes, dtype=value.dtype),
         loss=value,
-        gradient_norm=_norm_of_all(gradient.values()),
+        gradient_norm=_length(gradient.values()),
         losses=torch.stack(losses, dim=-1),
         gradient_changes=torch.stack(changes, dim=-1),
     )
 
 
-def _norm_of_all(tensors: Iterable[Tensor]) -> Tensor:
-    return training._norms(tensors).square().sum(1).sqrt()
+def _length(tensors: Iterable[Tensor]) -> Tensor:
+    """Return each network's norm of all the tensors together."""
+    return torch.linalg.vector_norm(training._norms(tensors), dim=1)
 
 
 def landscapes(
@@ -864,24 +898,26 @@ def landscapes(
     *,
     step_sizes: Sequence[float],
     learning_rate: float,
-    steps: int = 50,
+    steps: int = 40,
     measure_every: int = 10,
     batch_size: int = 128,
+    loss: training.Loss = nn.functional.cross_entropy,
     seed: int = 0,
 ) -> Landscape:
-    """Train networks by gradient descent and walk :func:`along_gradient` at intervals.
+    """Train copies of networks by gradient descent, and walk :func:`along_gradient` as they go.
 
-    It is measured before the first step, then every ``measure_every`` steps, on a batch that is the
-    same for all networks and another each time. The models are trained in place.
+    It is measured before the first step and then every ``measure_every`` steps, on the batch of the
+    step that follows.
 
     Args:
-        models: networks of one architecture without running statistics.
+        models: networks of one architecture without running statistics; they are left as they are.
         data: what to train on.
         step_sizes: η of the walks, which are not taken.
         learning_rate: of the steps that are.
         steps: number of updates.
         measure_every: steps between measurements.
-        batch_size: examples, of a step and of a measurement.
+        batch_size: examples, drawn with replacement and for each network anew.
+        loss: of (outputs, targets), averaged over the batch.
         seed: of the batches.
 
     Returns:
@@ -889,26 +925,30 @@ def landscapes(
         front: (T, S) and (T, S, K) for T measurements.
 
     Raises:
-        ValueError: as :func:`along_gradient` and :func:`companion.training.train` do.
+        ValueError: as :func:`along_gradient` does.
 
     Source: Santurkar et al. (2018), arXiv 1805.11604.
 
+    Example:
+        >>> from companion.data import digits
+        >>> models = networks([64, 10, 10], seeds=3)
+        >>> found = landscapes(models, digits(), step_sizes=[0.1], learning_rate=0.1, steps=20)
+        >>> tuple(found.losses.shape), bool((found.loss[-1] < found.loss[0]).all())
+        ((3, 3, 1), True)
+
     """
+    sizes, rate = _checked_steps(step_sizes), non_negative("learning_rate", learning_rate)
     every = positive_integer("measure_every", measure_every)
-    count = positive_integer("steps", steps) // every + 1
+    differentiate, parameters = _differentiation(models, loss)
     generator = torch.Generator().manual_seed(seed)
-    shape = (count, positive_integer("batch_size", batch_size))
+    shape = (len(models), positive_integer("batch_size", batch_size))
     found = []
-    for at, rows in enumerate(
-        torch.randint(len(data.train_inputs), shape, generator=generator).unbind()
-    ):
-        if at:
-            training.train(
-                models, data, optimizer=training.sgd(learning_rate), steps=every,
-                batch_size=batch_size, record_every=every, seed=seed + 2**20 * at, progress=False,
-            )  # fmt: skip
+    for step in range(positive_integer("steps", steps) + 1):
+        rows = torch.randint(len(data.train_inputs), shape, generator=generator)
         batch = data.train_inputs[rows], data.train_targets[rows]
-        found.append(along_gradient(models, *batch, step_sizes=step_sizes))
+        if step % every == 0:
+            found.append(_walk(differentiate, parameters, sizes, *batch))
+        parameters = _moved(parameters, differentiate(parameters, *batch)[1], rate)
     columns = ("loss", "gradient_norm", "losses", "gradient_changes")
     stacked = {name: torch.stack([getattr(each, name) for each in found]) for name in columns}
     return Landscape(found[0].step_sizes, **stacked)
