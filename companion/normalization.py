@@ -126,8 +126,11 @@ def standardize(
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     if not dims or not all(-floating("x", x).dim() <= d < x.dim() for d in dims):
         raise ValueError(f"dim must name dimensions of a tensor of {x.dim()}, got {dim}")
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return _Standardize.apply(wide, dims, non_negative("eps", eps), bool(centre)).to(x.dtype)
+    return _Standardize.apply(_wide(x), dims, non_negative("eps", eps), bool(centre)).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _affine(
@@ -204,14 +207,13 @@ def batch_norm(
             raise ValueError(
                 f"training needs at least two values a channel, got shape {tuple(x.shape)}"
             )
-        _keep_running(
-            x.detach(), dims, running_mean, running_var, non_negative("momentum", momentum)
-        )
-        x_hat = standardize(x, dims, eps=eps)
+        share = non_negative("momentum", momentum)
+        _keep_running(_wide(x.detach()), dims, running_mean, running_var, share)
+        x_hat = standardize(_wide(x), dims, eps=eps)
     else:
         mean, var = (s.reshape(channels, *[1] * ahead) for s in (running_mean, running_var))
-        x_hat = ((x - mean) / (var + non_negative("eps", eps)).sqrt()).to(x.dtype)
-    return _affine(x_hat, weight, bias, (channels,), ahead)
+        x_hat = (_wide(x) - mean) / (var + non_negative("eps", eps)).sqrt()
+    return _affine(x_hat, weight, bias, (channels,), ahead).to(x.dtype)
 
 
 def _keep_running(
@@ -221,7 +223,6 @@ def _keep_running(
     running_var: Tensor | None,
     momentum: float,
 ) -> None:
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
     if running_mean is not None:
         running_mean.mul_(1 - momentum).add_(momentum * x.mean(dims))
     if running_var is not None:
@@ -256,8 +257,8 @@ def layer_norm(
 
     """
     shape = _trailing(x, normalized_shape)
-    x_hat = standardize(x, range(-len(shape), 0), eps=eps)
-    return _affine(x_hat, weight, bias, shape)
+    x_hat = standardize(_wide(x), range(-len(shape), 0), eps=eps)
+    return _affine(x_hat, weight, bias, shape).to(x.dtype)
 
 
 def rms_norm(
@@ -287,8 +288,8 @@ def rms_norm(
     """
     shape = _trailing(x, normalized_shape)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    x_hat = standardize(x, range(-len(shape), 0), eps=eps, centre=False)
-    return _affine(x_hat, weight, None, shape)
+    x_hat = standardize(_wide(x), range(-len(shape), 0), eps=eps, centre=False)
+    return _affine(x_hat, weight, None, shape).to(x.dtype)
 
 
 def _trailing(x: Tensor, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -333,9 +334,9 @@ def group_norm(
     channels = x.shape[1]
     if channels % positive_integer("num_groups", num_groups):
         raise ValueError(f"num_groups must divide the {channels} channels, got {num_groups}")
-    grouped = x.reshape(x.shape[0], num_groups, channels // num_groups, *x.shape[2:])
+    grouped = _wide(x).reshape(x.shape[0], num_groups, channels // num_groups, *x.shape[2:])
     x_hat = standardize(grouped, range(2, grouped.dim()), eps=eps).reshape(x.shape)
-    return _affine(x_hat, weight, bias, (channels,), x.dim() - 2)
+    return _affine(x_hat, weight, bias, (channels,), x.dim() - 2).to(x.dtype)
 
 
 # ---------------------------------------------------------------- what cannot pass
@@ -344,10 +345,12 @@ def group_norm(
 class InputResiduals(NamedTuple):
     """What is left of identities that hold exactly, one number for each set normalized together.
 
+    All are in units of ‖g‖/s, the gradient at the output over the standard deviation of the input.
+
     Attributes:
-        ones: |⟨1, ∂L/∂x⟩|, which subtracting the mean makes 0.
-        normalized: |⟨x̂, ∂L/∂x⟩|, which dividing by the root makes 0.
-        passed: ‖∂L/∂x‖: what passes, and what the other two are to be held against.
+        ones: |⟨1, ∂L/∂x⟩|/√N, which subtracting the mean makes 0.
+        normalized: |⟨x̂, ∂L/∂x⟩|/√N, which dividing by the root makes 0.
+        passed: ‖∂L/∂x‖: what passes.
 
     """
 
@@ -361,22 +364,23 @@ def input_residuals(
     x: Tensor,
     dim: int | Sequence[int] = 0,
     *,
+    centre: bool = True,
     output_gradient: Tensor | None = None,
     seed: int = 0,
 ) -> InputResiduals:
     """Measure how far a norm's input gradient is from orthogonal to 1 and to its input.
 
-    Each is divided by what it could be at most without the norm's two corrections, ‖g‖/s with s the
-    standard deviation of x and g the gradient at the output, so that a right norm leaves about
-    1e-16 and one whose mean or variance is detached leaves about 1/√N of N entries. An ε adds
-    ε/(σ² + ε) to ``normalized``. ``passed`` is 0 for a batch of two, but for ε: two numbers less
-    their mean and divided by their root are ±1 whatever they were.
+    A right norm leaves about 1e-16, one whose mean or variance is detached about 1/√N, for sets of
+    N entries. An ε leaves ε/(σ² + ε) of that in ``normalized``. ``passed`` is 0 for a batch of two,
+    but for ε: two numbers less their mean and divided by their root are ±1, whatever they were.
 
     Args:
         norm: a module or function from a tensor to one of its shape. A module is copied, so that
             its running statistics and ``.grad`` stay as they are.
         x: its input.
         dim: the dimensions over which it normalizes: 0 for batch norm of (examples, channels).
+        centre: False for a norm that does not subtract the mean, as RMS norm: x̂ is then along x,
+            s is the root mean square, and ``ones`` has no reason to be 0.
         output_gradient: g, of ``x``'s shape; normal if None.
         seed: of that draw.
 
@@ -403,7 +407,7 @@ def input_residuals(
         raise ValueError(f"norm must keep the shape {tuple(x.shape)}, got {tuple(y.shape)}")
     (gradient,) = torch.autograd.grad(y, leaf, g)
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
-    deviation = x - x.mean(dims, keepdim=True)
+    deviation = x - x.mean(dims, keepdim=True) if centre else x
     s = deviation.square().mean(dims).sqrt()
     size = torch.linalg.vector_norm(g, dim=dims)
     root_count = math.sqrt(math.prod(x.shape[d] for d in dims))
