@@ -420,7 +420,8 @@ def input_residuals(
 
 def _output_gradient(given: Tensor | None, output: Tensor, seed: int) -> Tensor:
     if given is None:
-        generator = torch.Generator().manual_seed(seed)
+        # Far from the seeds of inputs: a gradient equal to the input would not pass at all.
+        generator = torch.Generator().manual_seed(seed + 2**31)
         return torch.randn(output.shape, generator=generator, dtype=output.dtype)
     _of_shape("output_gradient", given, output.shape)
     return given
@@ -433,7 +434,9 @@ def weight_residuals(
 
     A batch norm above a layer undoes any scaling and shift of a unit. So nothing changes along the
     unit's own weights w, ⟨w, ∂L/∂w⟩ = 0, nor along its bias, ∂L/∂b = 0. Layer norm undoes only what
-    is common to all units: there the *sums* over the units are 0.
+    is common to all units: there the *sums* over the units are 0, that of the weights only in a
+    layer without biases, which would have to be scaled along. An ε lets a share of ε/(σ² + ε)
+    through.
 
     Args:
         model: any module; its linear and convolutional layers are measured. It is copied, so that
@@ -466,10 +469,10 @@ def weight_residuals(
         raise ValueError("model needs at least one linear or convolutional layer, got none")
     output.backward(_output_gradient(output_gradient, output, seed))
     for name, layer in layers:
-        prefix, weight = f"{name}." if name else "", layer.weight
-        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        prefix, weight = f"{name}." if name else "", layer.weight.detach()
+        gradient = torch.zeros_like(weight) if layer.weight.grad is None else layer.weight.grad
         size, units = torch.linalg.vector_norm(gradient), (weight * gradient).flatten(1).sum(1)
-        found[f"{prefix}weight"] = units.detach() / (torch.linalg.vector_norm(weight) * size)
+        found[f"{prefix}weight"] = units / (torch.linalg.vector_norm(weight) * size)
         if layer.bias is not None:
             slack = torch.zeros_like(layer.bias) if layer.bias.grad is None else layer.bias.grad
             found[f"{prefix}bias"] = slack / size
@@ -521,7 +524,7 @@ def explosion_rate(
     if batch_size is None or norm == "layer":
         found = activations.gaussian_moments(phi, 1.0)
         spread = found.mean_square - (found.mean**2 if norm == "batch" else 0.0)
-        return _ratio(found.slope_mean_square, spread, phi)
+        return _ratio(found.slope_mean_square, spread, found.mean_square, phi)
     size = positive_integer("batch_size", batch_size)
     if size < 4:
         if size == 1:
@@ -530,23 +533,23 @@ def explosion_rate(
     return _finite_rate(phi, size)
 
 
-def _ratio(above: float, below: float, phi: Activation) -> float:
-    if below <= 1e-12 * above:
+def _ratio(slopes: float, spread: float, mean_square: float, phi: Activation) -> float:
+    if spread <= 1e-12 * mean_square:  # rounding
         raise ValueError(f"the activation {phi.name!r} leaves nothing to normalize")
-    return above / below
+    return slopes / spread
 
 
 def _finite_rate(phi: Activation, size: int) -> float:
     def products(x: Tensor, y: Tensor) -> Tensor:
         f, d, e = phi.function(x), phi.slope(x), phi.slope(y)
         apart = f * (f - phi.function(y))
-        return torch.stack([d**2, d * e, (x * d) ** 2, x * d * y * e, apart])
+        return torch.stack([d**2, d * e, (x * d) ** 2, x * d * y * e, apart, f**2])
 
-    square, other, own, cross, spread = _sphere_mean(products, phi, size).tolist()
+    square, other, own, cross, spread, whole = _sphere_mean(products, phi, size).tolist()
     # tr(C D C D) and xᵀ D C D x / B, each over B: their difference is tr(P D C D)/B.
     straight = (1 - 1 / size) ** 2 * square + (size - 1) / size**2 * other
-    along = (own * (1 - 1 / size) - cross * (1 - 1 / size)) / size
-    return size**2 / ((size - 1) * (size - 3)) * _ratio(straight - along, spread, phi)
+    along = (own - cross) * (1 - 1 / size) / size
+    return size**2 / ((size - 1) * (size - 3)) * _ratio(straight - along, spread, whole, phi)
 
 
 def _sphere_mean(

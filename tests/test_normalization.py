@@ -1,4 +1,4 @@
-"""Norms against torch and gradcheck, identities against norms that lack a path, rates against laws."""
+"""Norms against torch and gradcheck, identities against norms without a path, rates."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -114,7 +114,13 @@ def test_group_norm_is_torchs(
 
     x = 3 * normal(*shape) + 2
     tensors = [x, *parameters((6,), weighted, biased)]
-    compare(both(group_norm), both(functional.group_norm), tensors)
+
+    def torchs(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        # torch's own fails on a bias without a weight.
+        weight = torch.ones(6).double() if weight is None else weight
+        return functional.group_norm(x, groups, weight, bias, eps)
+
+    compare(both(group_norm), both(torchs), tensors)
 
 
 def test_groups_range_from_layer_norm_to_each_channel_by_itself() -> None:
@@ -142,20 +148,27 @@ def test_any_shape_is_torchs_or_a_clear_error(
     assert layer_norm(x, x.shape[1:]).shape == x.shape
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_narrow_types_are_computed_in_float32(dtype: torch.dtype) -> None:
     x = (normal(64, 6) + 30).to(dtype)
     weight, bias = parameters((6,), 1, 1, dtype)
-    pairs = [
-        (batch_norm(x, None, None, weight, bias, True),
-         functional.batch_norm(x, None, None, weight, bias, True)),
-        (layer_norm(x, 6, weight, bias), functional.layer_norm(x, (6,), weight, bias)),
-        (rms_norm(x, 6, weight), functional.rms_norm(x, (6,), weight)),
-        (group_norm(x, 2, weight, bias), functional.group_norm(x, 2, weight, bias)),
-    ]  # fmt: skip
-    for found, expected in pairs:
+    for norm, *rest in (
+        (batch_norm, None, None, weight, bias, True, 0.1, 1e-5),
+        (layer_norm, 6, weight, bias, 1e-5),
+        (rms_norm, 6, weight, 1e-5),
+        (group_norm, 2, weight, bias, 1e-5),
+    ):
+        found = norm(x, *rest)
         assert found.dtype == dtype
-        same(found, expected, dtype)
+        # The last rounding only: half a spacing of the type, or the errors of float32.
+        exact = norm(x.double(), *rest)
+        error = torch.finfo(dtype).eps / 2 * exact.abs() + 2e-5
+        assert ((found.double() - exact).abs() <= error).all()
+        leaf = x.clone().requires_grad_()
+        norm(leaf, *rest).sum().backward()
+        assert leaf.grad.dtype == dtype
+    # A wide weight does not widen the result, as in torch.
+    assert layer_norm(x, 6, weight.float()).dtype == dtype
 
 
 def test_the_default_eps_are_torchs() -> None:
@@ -216,7 +229,7 @@ CHECKED = {
     "layer": lambda x, w, b: layer_norm(x, (3, 2), w.expand(2, 3).T, b.expand(2, 3).T, eps=0.01),
     "rms": lambda x, w, b: rms_norm(x, (3, 2), (w + b).expand(2, 3).T, eps=0.01),
     "group": lambda x, w, b: group_norm(x, 3, w, b, eps=0.01),
-    "evaluation": lambda x, w, b: batch_norm(x, b.detach(), w.detach() ** 2, w, b),
+    "evaluation": lambda x, w, b: batch_norm(x, normal(3), normal(3) ** 2, w, b),
     "standardize": lambda x, w, b: standardize(x, (0, -1)) * w.sum() + b.sum(),
 }
 
@@ -390,12 +403,16 @@ def test_weights_below_a_batch_norm_keep_their_length_unit_by_unit() -> None:
 
 
 def test_weights_below_a_layer_norm_keep_their_length_together() -> None:
-    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6, eps=0.0), nn.Tanh(), nn.Linear(6, 2))
-    found = weight_residuals(model.double(), normal(9, 4))
-    for name in ("0.weight", "0.bias"):
-        assert found[name].abs().max() > 1e-3
-        assert abs(found[name].sum().item()) < 1e-14
-    assert abs(found["3.weight"].sum().item()) > 1e-3
+    for bias in (True, False):
+        norm = nn.LayerNorm(6, eps=1e-300)
+        model = nn.Sequential(nn.Linear(4, 6, bias=bias), norm, nn.Tanh(), nn.Linear(6, 2))
+        found = weight_residuals(model.double(), normal(9, 4))
+        assert found["0.weight"].abs().max() > 1e-3
+        assert (abs(found["0.weight"].sum().item()) < 1e-14) == (not bias)
+        if bias:
+            assert found["0.bias"].abs().max() > 1e-3
+            assert abs(found["0.bias"].sum().item()) < 1e-14
+        assert abs(found["3.weight"].sum().item()) > 1e-3
 
 
 def test_weight_residuals_are_cosines() -> None:
@@ -406,6 +423,7 @@ def test_weight_residuals_are_cosines() -> None:
     found = weight_residuals(model, x, output_gradient=g)
     same(found["weight"], (weight * slope).sum(1) / (weight.norm() * slope.norm()))
     same(found["bias"], g.sum(0) / slope.norm())
+    assert not any(value.requires_grad for value in found.values())
     frozen = model.requires_grad_(False)
     same(weight_residuals(frozen, x, output_gradient=g)["weight"], found["weight"])
     assert not model.weight.requires_grad
@@ -528,13 +546,13 @@ def test_flow_is_autograds(norm: str, after: bool) -> None:
 )
 def test_flow_grows_at_the_rate_predicted(norm: str, activation: str, size: int) -> None:
     flow = normalization.gradient_flow(
-        norm, activation, width=300, depth=8, batch_size=size, seeds=12
+        norm, activation, width=300, depth=8, batch_size=size, seeds=16
     )
     growth = 10 ** (2 * backprop.slope_per_layer(flow))
     rate = normalization.explosion_rate(activation, norm=norm, batch_size=size)
     # The mean of a logarithm is below the logarithm of the mean, by an order of 1/width.
     assert within(growth, rate)
-    assert four_errors(growth) < 0.06
+    assert four_errors(growth) < 0.08
 
 
 def test_no_variance_of_the_weights_changes_the_flow_below_a_norm() -> None:
@@ -592,6 +610,7 @@ def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
     torch.manual_seed(3)
     models = [nn.Linear(4, 1, bias=False).double() for _ in range(3)]
     found = normalization.along_gradient(models, x, t, step_sizes=etas, loss=quadratic)
+    assert found.step_sizes.tolist() == etas
     hessian = x.T @ x / 9
     for i, model in enumerate(models):
         w = model.weight[0].detach()
@@ -602,7 +621,7 @@ def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
         same(found.gradient_norm[i], g.norm())
         along = torch.stack([start - e * g @ g + e**2 / 2 * g @ bend for e in etas])
         same(found.losses[i], along)
-        same(found.gradient_changes[i], torch.tensor(etas).double() * bend.norm())
+        same(found.gradient_changes[i], found.step_sizes * bend.norm())
         same(found.smoothness[i], bend.norm() / g.norm())
         same(found.loss_range[i], along.max() - along.min())
         same(found.gradient_range[i], 2.0 * bend.norm())
