@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.func import functional_call, vmap
 
 from companion import _gaussian, activations, backprop, training
@@ -27,7 +28,8 @@ from companion.activations import Activation
 from companion.data import Split
 
 NORMS = ("none", "batch", "layer")
-Function = torch.autograd.Function
+Parameters = dict[str, Tensor]
+Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
 
 
 # ---------------------------------------------------------------- forward and backward
@@ -834,10 +836,6 @@ def along_gradient(
     count = len(models)
     batch = [part.expand(count, *part.shape) for part in (inputs, targets)]
     return _walk(differentiate, start, _checked_steps(step_sizes), *batch)
-
-
-Parameters = dict[str, Tensor]
-Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
 
 
 def _checked_steps(step_sizes: Sequence[float]) -> list[float]:

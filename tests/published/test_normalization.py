@@ -229,7 +229,7 @@ def test_p16_batch_norm_smooths_a_shallow_network_of_raw_pixels(activation: str)
 
 def test_p16_the_depth_decides() -> None:
     shallow, deep = (advantage("relu", depth, False)[0] for depth in (3, 16))
-    # At 16 layers β is not lower with batch norm: over twenty seeds 0.92, to a factor of 1.05, where
+    # At 16 layers β is not lower with batch norm: over twenty seeds 0.92 to a factor of 1.05, while
     # at 3 layers it is 1.8, to a factor of 1.07.
     assert deep.mean().item() < math.log(1.2)
     assert (shallow - deep).mean().item() > math.log(1.2)
