@@ -497,9 +497,10 @@ def explosion_rate(
 
     C = I − 11ᵀ/B, P = C − xxᵀ/B, D = diag φ′(x): B/(B−3) is the mean of 1/s², P D of the norm's and
     φ's derivative, C of the gradient from above. Means over two entries of x are by quadrature, to
-    about ten digits. For the identity the rate is (B−2)/(B−3). In a batch of 3 the mean is infinite
-    and in one of 2 nothing passes. At B below 8 the mean is a heavy tail's: it takes a wide network
-    to measure it, and a narrow one mostly shows less.
+    eleven digits, also for an activation thirty times as steep as tanh. For the identity the rate
+    is (B−2)/(B−3). In a batch of 3 the mean is infinite and in one of 2 nothing passes. In the
+    smallest others the mean is a heavy tail's, of which a network mostly shows less: for ReLU and
+    B = 4 it is 3.08, of which 400 units show 2.8.
 
     Layer norm of infinitely many units has E[φ′²]/E[φ²], whatever the batch.
 
@@ -569,9 +570,10 @@ def _sphere_mean(
         )
     between = math.acos(-1 / (size - 1))
     radius = math.sqrt(size - 1)
-    angle, angle_weight = (t.flatten() for t in _gaussian._angles(between, 4.0))
+    angle, angle_weight = (t.flatten() for t in _gaussian._angles(between, 50.0))
     end = min(math.pi / 2, 10 / math.sqrt(size - 3))
-    breaks = end * torch.linspace(0, 1, 13, dtype=torch.float64)
+    towards_0 = 0.5 ** torch.arange(4, 9, dtype=torch.float64)
+    breaks = end * torch.cat([torch.linspace(0, 1, 13, dtype=torch.float64), towards_0]).unique()
     psi, psi_weight = (t.reshape(-1, 1) for t in _gaussian._spread(breaks, 16))
     weight = angle_weight * psi_weight * psi.sin() * psi.cos() ** (size - 4)
     r = radius * psi.sin()

@@ -438,8 +438,13 @@ def test_the_rate_of_linear_networks(size: int) -> None:
     assert rate == pytest.approx((size - 2) / (size - 3), rel=1e-11)
 
 
-@pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "sigmoid", "selu"])
-def test_large_batches_come_near_the_infinite_one(name: str) -> None:
+STEEP = Activation(
+    "steep", lambda z: torch.tanh(30 * z), lambda z: 30 * (1 - torch.tanh(30 * z) ** 2), nn.Tanh
+)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "sigmoid", "selu", STEEP])
+def test_large_batches_come_near_the_infinite_one(name: str | Activation) -> None:
     limit = normalization.explosion_rate(name)
     sizes = [10**3, 10**4, 10**5]
     excess = [normalization.explosion_rate(name, batch_size=b) / limit - 1 for b in sizes]
