@@ -1,20 +1,18 @@
-"""Norms against torch and gradcheck, identities against norms without a path, rates."""
+"""Norms against torch and gradcheck, identities against norms without a path, noise of batches."""
 
 import math
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from helpers import four_errors, normal, reproducible, within
+from helpers import normal, reproducible, same
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional
 
-from companion import activations, backprop, normalization
-from companion.activations import Activation
-from companion.data import Split, digits
+from companion import normalization
 from companion.normalization import (
     batch_norm,
     group_norm,
@@ -29,11 +27,6 @@ Norm = Callable[..., Tensor]
 AFFINE = pytest.mark.parametrize(("weighted", "biased"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 SHAPES = st.lists(st.integers(1, 4), min_size=0, max_size=3)
 DTYPES = st.sampled_from([torch.float64, torch.float32])
-
-
-def same(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float64) -> None:
-    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
-    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def compare(ours: Norm, torchs: Norm, tensors: Sequence[Tensor | None]) -> None:
@@ -429,146 +422,6 @@ def test_weight_residuals_are_cosines() -> None:
     assert not model.weight.requires_grad
 
 
-# ---------------------------------------------------------------- explosion
-
-
-@pytest.mark.parametrize("size", [4, 5, 17, 400, 10**6])
-def test_the_rate_of_linear_networks(size: int) -> None:
-    rate = normalization.explosion_rate("identity", batch_size=size)
-    assert rate == pytest.approx((size - 2) / (size - 3), rel=1e-11)
-
-
-STEEP = Activation(
-    "steep", lambda z: torch.tanh(30 * z), lambda z: 30 * (1 - torch.tanh(30 * z) ** 2), nn.Tanh
-)
-
-
-@pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "sigmoid", "selu", STEEP])
-def test_large_batches_come_near_the_infinite_one(name: str | Activation) -> None:
-    limit = normalization.explosion_rate(name)
-    sizes = [10**3, 10**4, 10**5]
-    excess = [normalization.explosion_rate(name, batch_size=b) / limit - 1 for b in sizes]
-    # The correction is of order 1/B, so ten times the batch has a tenth of it.
-    assert excess[0] > 0
-    assert excess[1] / excess[0] == pytest.approx(0.1, rel=0.02)
-    assert excess[2] / excess[1] == pytest.approx(0.1, rel=0.02)
-
-
-def one_layer(phi: Activation, size: int, draws: int) -> tuple[Tensor, float]:
-    """Yang's expectation by drawing: the squared gradient at z below φ(norm(z)), over that above.
-
-    The gradient above is orthogonal to 1 over the batch, and the weights have the variance that
-    gives the pre-activations variance one across the batch.
-    """
-    z = normal(draws, size)
-    z.requires_grad_()
-    a = phi.function(standardize(z, 1))
-    g = normal(draws, size, seed=1)
-    g = g - g.mean(1, keepdim=True)
-    (delta,) = torch.autograd.grad(a, z, g)
-    with torch.no_grad():
-        across = a.var(1, correction=1).mean().item()
-        return delta.square().sum(1) / across / (size - 1), across
-
-
-@pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "selu"])
-@pytest.mark.parametrize("size", [9, 20])
-def test_the_rate_in_a_finite_batch_is_what_drawing_gives(name: str, size: int) -> None:
-    samples, _ = one_layer(activations.get(name), size, draws=100_000)
-    assert within(samples, normalization.explosion_rate(name, batch_size=size))
-    assert four_errors(samples) < 0.03
-
-
-def test_a_batch_of_four_is_on_an_ordinary_sphere() -> None:
-    # Three dimensions: one coordinate is uniform, and the mean of x₁²x₂² is known from its powers.
-    def moments(x: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([x**2, x**4, x * y, (x * y) ** 2, torch.relu(x), torch.relu(x * y)])
-
-    found = normalization._sphere_mean(moments, activations.get("relu"), 4)
-    c, r = -1 / 3, math.sqrt(3)
-    # E[max(uv, 0)] of two unit vectors' coordinates, whose angle is t: the density of both is
-    # a function of the radius in the plane, over which the product has mean r²/2 cos(t − …).
-    t = math.acos(c)
-    positive = (math.sin(t) + (math.pi - t) * math.cos(t)) / (3 * math.pi)
-    expected = [1, 9 / 5, c, 9 * (1 + 2 * c**2) / 15, r / 4, 3 * positive]
-    assert found.tolist() == pytest.approx(expected, rel=1e-10)
-
-
-def test_rates_at_the_edges() -> None:
-    rate = normalization.explosion_rate
-    assert rate("relu", batch_size=2) == 0
-    assert rate("relu", batch_size=3) == math.inf
-    assert rate("relu", norm="layer") == pytest.approx(1, rel=1e-12)
-    assert rate("tanh", norm="layer", batch_size=5) == rate("tanh", norm="layer")
-    assert rate("tanh", norm="layer") == pytest.approx(rate("tanh"), rel=1e-12), "tanh is odd"
-    # A shift of φ is nothing to batch norm, and something to layer norm.
-    raised = Activation(
-        "raised", lambda z: torch.tanh(z) + 1, activations.get("tanh").slope, nn.Tanh
-    )
-    assert rate(raised) == pytest.approx(rate("tanh"), rel=1e-10)
-    assert rate(raised, batch_size=6) == pytest.approx(rate("tanh", batch_size=6), rel=1e-10)
-    assert rate(raised, norm="layer") < 0.6 * rate("tanh")
-
-
-KIND = pytest.mark.parametrize(
-    ("norm", "after"),
-    [("none", False), ("batch", False), ("layer", False), ("batch", True), ("layer", True)],
-)
-
-
-@KIND
-def test_flow_is_autograds(norm: str, after: bool) -> None:
-    width, depth, size, seed = 6, 3, 5, 7
-    found = normalization.gradient_flow(
-        norm, "tanh", after=after, weight_variance=1.5, width=width, depth=depth, batch_size=size,
-        seeds=[3, seed], eps=0.01,
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    def block(z: Tensor) -> Tensor:
-        z = torch.tanh(z) if after else z
-        if norm == "batch":
-            z = functional.batch_norm(z, None, None, training=True, eps=0.01)
-        if norm == "layer":
-            z = functional.layer_norm(z, (width,), eps=0.01)
-        return z if after else torch.tanh(z)
-
-    g, a, layers = draw(size, width), block(draw(size, width)).requires_grad_(), []
-    for _ in range(depth):
-        layers.append(a @ draw(width, width).T * math.sqrt(1.5 / width))
-        a = block(layers[-1])
-    norms = torch.stack([d.norm() for d in torch.autograd.grad(a, layers, g)])
-    same(found[1], (norms / norms[-1]).log10())
-    assert found.shape == (2, depth)
-
-
-@pytest.mark.parametrize(
-    ("norm", "activation", "size"),
-    [("batch", "relu", 10), ("batch", "tanh", 24), ("layer", "gelu", 4), ("batch", "gelu", 10)],
-)
-def test_flow_grows_at_the_rate_predicted(norm: str, activation: str, size: int) -> None:
-    flow = normalization.gradient_flow(
-        norm, activation, width=300, depth=8, batch_size=size, seeds=16
-    )
-    growth = 10 ** (2 * backprop.slope_per_layer(flow))
-    rate = normalization.explosion_rate(activation, norm=norm, batch_size=size)
-    # The mean of a logarithm is below the logarithm of the mean, by an order of 1/width.
-    assert within(growth, rate)
-    assert four_errors(growth) < 0.08
-
-
-def test_no_variance_of_the_weights_changes_the_flow_below_a_norm() -> None:
-    kind = {"width": 20, "depth": 4, "batch_size": 6, "seeds": 2}
-    for norm in ("batch", "layer"):
-        flows = [
-            normalization.gradient_flow(norm, "tanh", weight_variance=v, **kind) for v in (0.3, 5.0)
-        ]
-        same(*flows)
-
-
 # ---------------------------------------------------------------- noise of a batch
 
 
@@ -585,101 +438,6 @@ def test_batch_noise_is_as_predicted(size: int) -> None:
     assert found.variance_std == pytest.approx(expected.variance_std, rel=error)
     error = 4 * expected.variance_std / math.sqrt(draws)
     assert found.biased_variance == pytest.approx(expected.biased_variance, rel=error)
-
-
-# ---------------------------------------------------------------- smoothness
-
-
-@KIND
-def test_networks_are_the_plain_ones_with_a_norm(norm: str, after: bool) -> None:
-    sizes = [5, 4, 3, 2]
-    model = normalization.networks(sizes, "tanh", norm=norm, after=after, seeds=[8])[0]
-    module = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}.get(norm)
-    hidden = [nn.Linear, *([nn.Tanh, module] if after else [module, nn.Tanh])]
-    expected = [kind for kind in [*hidden, *hidden, nn.Linear] if kind is not None]
-    assert [type(layer) for layer in model] == expected
-    plain = backprop.random_mlp(sizes, "tanh", scale=2.0, seeds=[8], bias=True).weights
-    found = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
-    for one, other in zip(found, plain, strict=True):
-        assert torch.equal(one, other[0])
-    assert not list(model.buffers())
-    assert model(normal(4, 5)).shape == (4, 2)
-
-
-def quadratic(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.squeeze(-1) - targets).square().mean() / 2
-
-
-def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
-    x, t, etas = normal(9, 4), normal(9, seed=1), [0.5, 0.1, 2.0]
-    torch.manual_seed(3)
-    models = [nn.Linear(4, 1, bias=False).double() for _ in range(3)]
-    found = normalization.along_gradient(models, x, t, step_sizes=etas, loss=quadratic)
-    assert found.step_sizes.tolist() == etas
-    hessian = x.T @ x / 9
-    for i, model in enumerate(models):
-        w = model.weight[0].detach()
-        g = x.T @ (x @ w - t) / 9
-        bend = hessian @ g
-        start = (x @ w - t).square().mean() / 2
-        same(found.loss[i], start)
-        same(found.gradient_norm[i], g.norm())
-        along = torch.stack([start - e * g @ g + e**2 / 2 * g @ bend for e in etas])
-        same(found.losses[i], along)
-        same(found.gradient_changes[i], found.step_sizes * bend.norm())
-        same(found.smoothness[i], bend.norm() / g.norm())
-        same(found.loss_range[i], along.max() - along.min())
-        same(found.gradient_range[i], 2.0 * bend.norm())
-        assert model.weight.grad is None
-
-
-def test_smoothness_is_the_largest_over_the_steps() -> None:
-    # A quartic bends more the further one goes, to a point: the largest quotient is at one step.
-    def quartic(outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).pow(4).mean()
-
-    model = nn.Linear(1, 1, bias=False).double()
-    nn.init.constant_(model.weight, 2.0)
-    one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
-    found = normalization.along_gradient([model], one, zero, step_sizes=[0.01, 0.1], loss=quartic)
-    quotients = [abs(4 * (2 - 32 * e) ** 3 - 32) / (32 * e) for e in (0.01, 0.1)]
-    assert found.smoothness.item() == pytest.approx(max(quotients))
-    assert found.gradient_range.item() == pytest.approx(
-        max(q * 32 * e for q, e in zip(quotients, (0.01, 0.1)))
-    )
-
-
-def small() -> Split:
-    data = digits()
-    return data._replace(
-        train_inputs=data.train_inputs[:200], train_targets=data.train_targets[:200]
-    )
-
-
-@pytest.mark.parametrize("norm", ["none", "batch"])
-def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
-    models = normalization.networks([64, 8, 10], "tanh", norm=norm, seeds=2)
-    before = [p.clone() for model in models for p in model.parameters()]
-    data, kind = small(), {"step_sizes": [0.1, 0.3]}
-    found = normalization.landscapes(
-        models, data, learning_rate=0.2, steps=5, measure_every=2, batch_size=30, seed=4, **kind
-    )
-    after = [p for model in models for p in model.parameters()]
-    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
-    assert found.losses.shape == (3, 2, 2)
-    generator = torch.Generator().manual_seed(4)
-    walks = [torch.optim.SGD(model.parameters(), lr=0.2) for model in models]
-    for step in range(5):
-        rows = torch.randint(200, (2, 30), generator=generator)
-        for i, (model, walk) in enumerate(zip(models, walks, strict=True)):
-            batch = data.train_inputs[rows[i]], data.train_targets[rows[i]]
-            if step % 2 == 0:
-                alone = normalization.along_gradient([model], *batch, **kind)
-                for name in ("loss", "gradient_norm", "losses", "gradient_changes", "smoothness"):
-                    same(getattr(found, name)[step // 2, i], getattr(alone, name)[0])
-            walk.zero_grad()
-            functional.cross_entropy(model(batch[0]), batch[1]).backward()
-            walk.step()
 
 
 # ---------------------------------------------------------------- bad input
@@ -720,56 +478,11 @@ ROW = normal(3)
         (lambda: input_residuals(lambda x: x, X, output_gradient=ROW), ValueError, "output_grad"),
         (lambda: input_residuals(lambda x: x, X.long()), TypeError, "x must be a floating-point"),
         (lambda: weight_residuals(nn.Tanh(), X), ValueError, "model needs at least one linear or"),
+        (lambda: normalization.batch_noise(1), ValueError, "at least 2, got 1"),
+        (lambda: normalization.batch_noise(4, draws=1), ValueError, "draws must be at least 2"),
+        (lambda: normalization.predicted_batch_noise(1), ValueError, "at least 2, got 1"),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(call: Callable[[], object], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
-
-
-def kinked() -> Activation:
-    relu = activations.get("relu")
-    return Activation("kinked", lambda z: torch.relu(z - 1), relu.slope, nn.ReLU, kinks=(1.0,))
-
-
-def flat() -> Activation:
-    return Activation("flat", torch.ones_like, torch.zeros_like, nn.Identity)
-
-
-def walk(**kind: object) -> object:
-    models = normalization.networks([3, 2, 2])
-    return normalization.along_gradient(models, X, torch.tensor([0, 1, 1, 0]), **kind)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda n: n.explosion_rate("relu", batch_size=1), "batch_size must be at least 2, got 1"),
-        (lambda n: n.explosion_rate("relu", batch_size=0), "batch_size must be at least 1, got 0"),
-        (
-            lambda n: n.explosion_rate("relu", norm="none"),
-            r"norm must be one of \['batch', 'layer'",
-        ),
-        (lambda n: n.explosion_rate("step"), "activation must be one of"),
-        (lambda n: n.explosion_rate(kinked(), batch_size=8), "kinks at 0 only, and 'kinked'"),
-        (lambda n: n.explosion_rate(flat()), "'flat' leaves nothing to normalize"),
-        (lambda n: n.explosion_rate(flat(), batch_size=6), "'flat' leaves nothing to normalize"),
-        (lambda n: n.gradient_flow("group"), "norm must be one of"),
-        (lambda n: n.gradient_flow(width=0), "width must be at least 1, got 0"),
-        (lambda n: n.gradient_flow(depth=0), "depth must be at least 1, got 0"),
-        (lambda n: n.gradient_flow(batch_size=0), "batch_size must be at least 1, got 0"),
-        (lambda n: n.gradient_flow(weight_variance=-1.0), "weight_variance must be finite"),
-        (lambda n: n.gradient_flow(seeds=[]), "seeds needs a whole number"),
-        (lambda n: n.batch_noise(1), "batch_size must be at least 2, got 1"),
-        (lambda n: n.batch_noise(4, draws=1), "draws must be at least 2, got 1"),
-        (lambda n: n.predicted_batch_noise(1), "batch_size must be at least 2, got 1"),
-        (lambda n: n.networks([3, 2], norm="rms"), "norm must be one of"),
-        (lambda _: walk(step_sizes=[]), "step_sizes needs at least one size above 0, got"),
-        (lambda _: walk(step_sizes=[0.1, 0]), "step_sizes needs at least one size above 0"),
-        (lambda _: walk(step_sizes=[-0.1]), "each of step_sizes must be finite and at least 0"),
-        (lambda n: n.along_gradient([], X, ROW, step_sizes=[1.0]), "models needs at least one"),
-    ],
-)
-def test_bad_experiments_are_named(call: Callable[..., object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call(normalization)

@@ -10,7 +10,7 @@ from helpers import four_errors, normal, within
 from torch import Tensor
 from torch.nn import functional
 
-from companion import activations, backprop, normalization
+from companion import activations, backprop, explosion, landscape, normalization
 from companion.data import Split, digits
 
 # P13. Yang et al. (2019), arXiv 1902.08129.
@@ -21,7 +21,7 @@ WIDTH, DEPTH, SEEDS = 400, 8, 6
 @cache
 def growth(norm: str, activation: str, size: int, after: bool = False) -> Tensor:
     """The factor on the squared gradient a layer, one for each seed."""
-    flow = normalization.gradient_flow(
+    flow = explosion.gradient_flow(
         norm, activation, after=after, width=WIDTH, depth=DEPTH, batch_size=size, seeds=SEEDS
     )
     return 10 ** (2 * backprop.slope_per_layer(flow))
@@ -38,7 +38,7 @@ def near(sample: Tensor, expected: float) -> bool:
 
 
 def test_p13_rates_in_an_infinite_batch() -> None:
-    rate = normalization.explosion_rate
+    rate = explosion.explosion_rate
     assert rate("relu") == pytest.approx(math.pi / (math.pi - 1), rel=1e-12)
     assert rate("tanh") == pytest.approx(1.178, abs=5e-4)
     assert rate("identity") == pytest.approx(1, rel=1e-12)
@@ -50,7 +50,7 @@ def test_p13_rates_in_an_infinite_batch() -> None:
 )
 def test_p13_networks_explode_at_the_rate_of_their_batch(activation: str, size: int) -> None:
     found = growth("batch", activation, size)
-    assert near(found, normalization.explosion_rate(activation, batch_size=size))
+    assert near(found, explosion.explosion_rate(activation, batch_size=size))
     assert four_errors(found) < 0.09
     # Far from the factor without a norm, which is χ: 1 for ReLU.
     if activation == "relu":
@@ -60,9 +60,9 @@ def test_p13_networks_explode_at_the_rate_of_their_batch(activation: str, size: 
 def test_p13_small_batches_are_worse() -> None:
     sizes = (4, 5, 6, 8, 16, 64, 256, 10**5)
     for name in ("relu", "tanh", "gelu"):
-        rates = [normalization.explosion_rate(name, batch_size=size) for size in sizes]
+        rates = [explosion.explosion_rate(name, batch_size=size) for size in sizes]
         assert rates == sorted(rates, reverse=True)
-        assert rates[-1] > normalization.explosion_rate(name)
+        assert rates[-1] > explosion.explosion_rate(name)
     gap = growth("batch", "relu", 24) - growth("batch", "relu", 256)
     assert gap.mean() > four_errors(gap)
 
@@ -72,7 +72,7 @@ def test_p13_other_places_and_other_norms() -> None:
     after = growth("batch", "relu", 256, after=True)
     assert abs(after.mean().item() - math.pi / (math.pi - 1)) < 0.03
     layer, none = growth("layer", "relu", 64), growth("none", "relu", 64)
-    assert near(layer, normalization.explosion_rate("relu", norm="layer"))
+    assert near(layer, explosion.explosion_rate("relu", norm="layer"))
     assert near(none, 1.0)
     assert four_errors(layer) < 0.06
 
@@ -85,7 +85,7 @@ def without_paths(z: Tensor, mean: bool, variance: bool) -> Tensor:
 
 def test_p13_the_rate_cannot_see_a_missing_path_and_p14_can() -> None:
     size, width, depth, seeds = 128, 200, 6, 8
-    expected = normalization.explosion_rate("relu")
+    expected = explosion.explosion_rate("relu")
     for paths in ((True, True), (False, True), (True, False), (False, False)):
         a, layers = torch.relu(normal(seeds, size, width)).requires_grad_(), []
         for layer in range(depth):
@@ -125,7 +125,7 @@ def test_p14_batch_norm_takes_out_two_directions(size: int) -> None:
 
 @pytest.mark.parametrize("after", [False, True])
 def test_p14_weights_and_biases_before_a_batch_norm(after: bool) -> None:
-    model = normalization.networks([6, 9, 8, 3], "relu", after=after)[0]
+    model = landscape.networks([6, 9, 8, 3], "relu", after=after)[0]
     x = normal(12, 6)
     found = normalization.weight_residuals(model, x)
     # ε/(σ²+ε), of variances of order one, lets 1e-5 of it through.
@@ -147,7 +147,7 @@ def test_p14_weights_and_biases_before_a_batch_norm(after: bool) -> None:
 def test_p14_a_batch_of_two_learns_nothing_below_its_norm() -> None:
     norms = {}
     for size in (2, 3):
-        model = normalization.networks([6, 40, 40, 3], "tanh")[0]
+        model = landscape.networks([6, 40, 40, 3], "tanh")[0]
         functional.cross_entropy(model(normal(size, 6)), torch.arange(size)).backward()
         # Below two norms, and above them.
         norms[size] = [model[i].weight.grad.norm().item() for i in (0, 6)]
@@ -200,8 +200,8 @@ def pixels() -> Split:
 def advantage(activation: str, depth: int, standardized: bool) -> tuple[Tensor, Tensor]:
     """How much lower ln β is with batch norm, by seed, and ln of the range of gradients."""
     walks = [
-        normalization.landscapes(
-            normalization.networks([64, *[64] * (depth - 1), 10], activation, norm=norm, seeds=10),
+        landscape.landscapes(
+            landscape.networks([64, *[64] * (depth - 1), 10], activation, norm=norm, seeds=10),
             digits() if standardized else pixels(),
             step_sizes=STEPS,
             learning_rate=0.1,
@@ -211,7 +211,7 @@ def advantage(activation: str, depth: int, standardized: bool) -> tuple[Tensor, 
         for norm in ("none", "batch")
     ]
 
-    def compared(measure: Callable[[normalization.Landscape], Tensor]) -> Tensor:
+    def compared(measure: Callable[[landscape.Landscape], Tensor]) -> Tensor:
         plain, normed = (measure(walk).log().mean(0) for walk in walks)
         return plain - normed
 
