@@ -12,6 +12,9 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.jacobian` -- end-to-end Jacobians, their singular values and Lyapunov spectra
 * :mod:`companion.phase` -- where networks keep their gradient, and where they can be trained
 * :mod:`companion.deep_linear` -- deep linear networks, whose learning can be solved exactly
+* :mod:`companion.normalization` -- batch, layer, RMS and group norm, and what cannot pass them
+* :mod:`companion.explosion` -- how fast gradients grow below a norm, in closed form and measured
+* :mod:`companion.landscape` -- the loss along its gradient: how smooth, and how far to be trusted
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
@@ -31,8 +34,11 @@ __all__ = [
     "data",
     "deep_linear",
     "explore",
+    "explosion",
     "initialization",
     "jacobian",
+    "landscape",
+    "normalization",
     "phase",
     "plots",
     "products",

@@ -103,7 +103,8 @@ def train(
 
     Args:
         models: one module or several of the same architecture, all of floating-point parameters.
-            Buffers (running statistics) are not supported.
+            Buffers (running statistics) are not supported: batch norm is to be made with
+            ``track_running_stats=False``, and takes the test part as one batch.
         data: what to train on and to test with; tested without gradients at each recorded step.
         optimizer: makes a torch optimizer from a list of parameters, as ``sgd(0.1)`` does. It must
             treat each entry by itself (SGD, momentum, RMSProp, Adam do), since one tensor holds a
@@ -133,7 +134,8 @@ def train(
     stopped: list[Stop | None] = [None] * len(models)
     rows: list[dict[str, Tensor]] = []
 
-    with _probed(skeleton, data.train_inputs[:1]) as probed:
+    # Two examples: batch norm refuses one.
+    with _probed(skeleton, data.train_inputs[:2]) as probed:
         losses = vmap(probed.loss(skeleton, loss))
         for step in bar(range(steps + 1), "training", show=progress):
             inputs, targets = next(batches)

@@ -41,3 +41,9 @@ def four_errors(sample: Tensor) -> float:
 def within(sample: Tensor, expected: float) -> bool:
     """Whether the mean of a sample is what is expected, to four of its standard errors."""
     return abs(sample.mean().item() - expected) <= four_errors(sample)
+
+
+def same(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float64) -> None:
+    """Equal but for the rounding of the type."""
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)

@@ -40,6 +40,13 @@ def convolutional(seed: int) -> nn.Sequential:
     return model
 
 
+def batch_normed(seed: int) -> nn.Sequential:
+    norm = nn.BatchNorm1d(5, track_running_stats=False)
+    model = nn.Sequential(nn.Linear(6, 5), norm, nn.Tanh(), nn.Linear(5, 3)).double()
+    fill(model, seed)
+    return model
+
+
 def fill(model: nn.Module, seed: int, size: float = 1.0) -> None:
     with torch.no_grad():
         for index, parameter in enumerate(model.parameters()):
@@ -170,6 +177,28 @@ def test_convolutions_and_in_place_activations() -> None:
         assert_same_run(record, index, plain(other, images, sgd(0.02), seed=index))
     assert_same_weights(models, others)
     assert record.layers == ("0", "3")
+
+
+def test_batch_norm_without_running_statistics() -> None:
+    models, others = ([batch_normed(seed) for seed in range(2)] for _ in range(2))
+    record = train(models, data(), optimizer=sgd(0.1), steps=STEPS, batch_size=9)
+    for index, other in enumerate(others):
+        assert_same_run(record, index, plain(other, data(), sgd(0.1), seed=index))
+    assert_same_weights(models, others)
+    assert record.layers == ("0", "3")
+
+
+@pytest.mark.parametrize("batch_size", [9, None])
+def test_a_single_example_is_enough_but_for_batch_norm(batch_size: int | None) -> None:
+    whole = data()
+    single = whole._replace(
+        train_inputs=whole.train_inputs[:1], train_targets=whole.train_targets[:1]
+    )
+    model, other = mlp(0), mlp(0)
+    record = train(model, single, optimizer=sgd(0.1), steps=STEPS, batch_size=batch_size)
+    assert_same_run(record, 0, plain(other, single, sgd(0.1), batch_size=batch_size))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        train(batch_normed(0), single, optimizer=sgd(0.1), steps=STEPS, batch_size=batch_size)
 
 
 def test_steps_between_records() -> None:
