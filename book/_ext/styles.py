@@ -1,6 +1,6 @@
 """One file of styles: only the rules, icons and letters that the book's pages use.
 
-The theme's styles hold all of Bootstrap and FontAwesome, of which a page uses a seventh, and a
+The theme's styles hold all of Bootstrap and FontAwesome, of which the book uses a part, and a
 reader's first sight of a page waits for them.
 """
 
