@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chapters import chapter_files, toc_files
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, Route
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 PAGES = [f"{path.stem}.html" for path in toc_files()]
@@ -20,6 +20,7 @@ PAGES += ["index.html", "search.html", "genindex.html", "404.html"]
 CHAPTERS = [f"{path.stem}.html" for path in chapter_files()]
 WIDTHS = (360, 768, 1440)
 MODES = ("light", "dark")
+JOINED = "_static/styles/book.css"
 PART = 6000  # pixels of a page in one screenshot
 LIGHT = 500_000  # bytes of a chapter page, compressed and without its figures
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
@@ -55,6 +56,12 @@ STRETCHED = """() => [...document.querySelectorAll("article img")]
   .filter(i => i.naturalWidth && i.width && i.height
     && Math.abs(i.width / i.height / (i.naturalWidth / i.naturalHeight) - 1) > 0.02)
   .map(i => i.outerHTML.slice(0, 120))"""
+# Every element with all of its computed styles, but for custom properties.
+LOOKS = """() => [...document.querySelectorAll("body, body *")].map(e => {
+  const style = getComputedStyle(e);
+  return e.tagName + "." + e.className + ": "
+    + [...style].map(name => name + " " + style.getPropertyValue(name)).join("; ");
+})"""
 SETTLED = f"() => {{const focus = ({FOCUS})(); return focus.body || focus.visible}}"
 
 
@@ -157,6 +164,32 @@ def test_a_chapter_is_light_and_stands_still(
     print(f"{name}: {counted}")  # noqa: T201
     assert 10_000 < others <= LIGHT
     assert shift < 0.01
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_chapter_looks_as_it_does_with_all_of_the_themes_styles(
+    width: int, tab: Page, address: str, site: Path
+) -> None:
+    names = (site / JOINED).read_text("utf-8").splitlines()[1].split()[1:-1]
+    whole = "".join(f'<link rel="stylesheet" href="_static/{name}">' for name in names)
+
+    def unjoin(route: Route) -> None:
+        response = route.fetch()
+        body = re.sub(rf"<link [^>]*{JOINED}[^>]*>", whole, response.text())
+        assert body.count(whole) == 1
+        route.fulfill(response=response, body=body)
+
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.goto(address + CHAPTERS[0], wait_until="networkidle")  # from now on the font is at hand
+    looks: list[list[str]] = []
+    for change in (False, True):
+        if change:
+            tab.route("**/*.html", unjoin)
+        tab.goto(address + CHAPTERS[0], wait_until="networkidle")
+        tab.wait_for_timeout(500)  # what moves has come to rest
+        looks.append(tab.evaluate(LOOKS))
+    assert len(looks[0]) > 1000
+    assert [pair for pair in zip(*looks, strict=True) if pair[0] != pair[1]][:3] == []
 
 
 def test_the_search_finds_a_known_word(tab: Page, address: str) -> None:
