@@ -1,11 +1,13 @@
 """The machinery of tests/mutations.py: break a copy of the package, and see a test fail."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,14 +51,36 @@ def copy(root: Path, to: Path) -> Path:
     return to
 
 
-def run(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run tests in a copy, in a fresh interpreter that takes the package from there."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+class Run(NamedTuple):
+    """What a run of pytest gave."""
+
+    returncode: int
+    output: str
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """Start tests/mutants_server.py, which keeps torch and pytest loaded, but not the package."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+    return subprocess.Popen(
+        [sys.executable, "-P", str(ROOT / "tests" / "mutants_server.py")],
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
+
+
+def run(copy: Path, tests: Sequence[str]) -> Run:
+    """Run tests in a copy, in a process that has not loaded the package and takes it from there."""
+    server, output = _server(), copy / "output.txt"
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", *tests]
+    job = {"folder": str(copy), "output": str(output), "arguments": arguments}
+    print(json.dumps(job), file=server.stdin, flush=True)  # noqa: T201
+    answer = server.stdout.readline()
+    if not answer:
+        raise MutationError(f"tests/mutants_server.py ended with {server.wait()}")
+    return Run(int(answer), output.read_text(encoding="utf-8"))
 
 
 def check_baseline(tests: Sequence[str], root: Path, to: Path, package: str = "companion") -> None:
@@ -65,7 +89,7 @@ def check_baseline(tests: Sequence[str], root: Path, to: Path, package: str = "c
     (to / "tests" / "test_where_it_is.py").write_text(WHERE.format(package=package))
     done = run(to, [*dict.fromkeys(tests), "tests/test_where_it_is.py"])
     if done.returncode != 0:
-        raise MutationError(f"the tests do not pass unbroken:\n{done.stdout}{done.stderr}")
+        raise MutationError(f"the tests do not pass unbroken:\n{done.output}")
 
 
 def check(mutation: Mutation, root: Path, to: Path) -> None:
@@ -81,8 +105,8 @@ def check(mutation: Mutation, root: Path, to: Path) -> None:
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     done = run(to, [mutation.test])
     # 1 is "tests failed"; a test that is not found, or a module that does not import, is another.
-    if done.returncode != 1 or not re.search(r"^\d+ failed", done.stdout, re.MULTILINE):
+    if done.returncode != 1 or not re.search(r"^\d+ failed", done.output, re.MULTILINE):
         raise MutationError(
             f"{mutation.test} did not fail (exit {done.returncode}) after, in {mutation.file},\n"
-            f"- {mutation.old}\n+ {mutation.new}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            f"- {mutation.old}\n+ {mutation.new}\n{done.output[-4000:]}"
         )

@@ -55,8 +55,18 @@ def test_a_failing_baseline_is_noticed(root: Path, tmp_path: Path) -> None:
         ({"new": "a + b"}, "changes nothing"),
         ({"new": "a +"}, "did not fail"),
         ({"old": "def add(a", "new": "def sub(a"}, "did not fail"),
+        ({"new": "__import__('os')._exit(1)"}, "did not fail"),
     ],
-    ids=["unnoticed", "no such test", "gone", "not unique", "no change", "syntax", "import"],
+    ids=[
+        "unnoticed",
+        "no such test",
+        "gone",
+        "not unique",
+        "no change",
+        "syntax",
+        "import",
+        "exit",
+    ],
 )
 def test_what_is_no_proof_is_refused(
     root: Path, tmp_path: Path, change: dict[str, str], message: str
