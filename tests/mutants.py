@@ -76,7 +76,7 @@ def run(copy: Path, tests: Sequence[str]) -> Run:
     server, output = _server(), copy / "output.txt"
     arguments = ["-x", "-q", "-p", "no:cacheprovider", *tests]
     job = {"folder": str(copy), "output": str(output), "arguments": arguments}
-    print(json.dumps(job), file=server.stdin, flush=True)  # noqa: T201
+    print(json.dumps(job), file=server.stdin, flush=True)
     answer = server.stdout.readline()
     if not answer:
         raise MutationError(f"tests/mutants_server.py ended with {server.wait()}")

@@ -10,10 +10,7 @@ import os
 import sys
 import traceback
 
-import hypothesis
-import matplotlib.pyplot
 import pytest
-import sklearn.datasets
 import torch.func  # noqa: F401
 
 
