@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from companion._checks import positive_integer
+from companion._checks import non_negative, positive_integer
 from companion._progress import bar
 from companion.data import Split
 
@@ -92,6 +92,7 @@ def train(
     steps: int,
     loss: Loss = nn.functional.cross_entropy,
     batch_size: int | None = 128,
+    max_norm: float | None = None,
     record_every: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -112,6 +113,8 @@ def train(
         steps: number of updates; the last record is of the networks after all of them.
         loss: of (outputs, targets), averaged over the batch.
         batch_size: examples a step, drawn with replacement; None for the whole training set.
+        max_norm: what each network's whole gradient is clipped to by its norm, or None for no
+            clipping; the norms recorded are those before it.
         record_every: steps between records; the first, the last and every stop are recorded too.
         seed: network i draws its batches with seed ``seed + i``.
         progress: whether to show a bar.
@@ -129,6 +132,8 @@ def train(
     start = {name: value.detach().clone() for name, value in parameters.items()}
     steps = positive_integer("steps", steps)
     record_every = positive_integer("record_every", record_every)
+    if max_norm is not None:
+        max_norm = non_negative("max_norm", max_norm)
     batches = _batches(data, batch_size, [seed + i for i in range(len(models))])
     update = optimizer(list(parameters.values()))
     stopped: list[Stop | None] = [None] * len(models)
@@ -157,6 +162,8 @@ def train(
                 rows.append(row if not rows else _hold(row, rows[-1], stopped, step))
             if over:
                 break
+            if max_norm is not None:
+                gradients = _clipped(gradients, max_norm)
             _update(update, parameters, gradients, going)
 
     _unstack(parameters, models)
@@ -342,6 +349,16 @@ def _hold(
                     0, torch.tensor([index]), previous[key][index : index + 1]
                 )
     return row
+
+
+def _clipped(gradients: dict[str, Tensor], max_norm: float) -> dict[str, Tensor]:
+    """Scale the gradient of each network, all its parameters together, to ``max_norm`` at most."""
+    norms = _norms(gradients.values()).norm(dim=1)
+    factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    return {
+        name: gradient * factors.view(-1, *[1] * (gradient.dim() - 1))
+        for name, gradient in gradients.items()
+    }
 
 
 def _update(

@@ -7,6 +7,106 @@ from mutants import ROOT, Mutation, check, check_baseline
 
 MUTATIONS = [
     Mutation(
+        "companion/clipping.py",
+        "    for group in listed:\n            _scale_(group, bound, kind)",
+        "    _scale_(together, bound, kind)",
+        "tests/test_clipping.py::test_groups_are_clipped_each_by_its_own_norm",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "max_norm / (_norm(gradients, kind) + 1e-6)",
+        "max_norm / _norm(gradients, kind)",
+        "tests/test_clipping.py::test_clipping_by_norm_is_torchs",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "min(1.0, max_norm /",
+        "(max_norm /",
+        "tests/test_clipping.py::test_a_group_below_the_threshold_is_left_alone",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "torch.linalg.vector_norm(t, kind, dtype=torch.float64) for",
+        "torch.linalg.vector_norm(t, kind) for",
+        "tests/test_clipping.py::test_a_norm_its_type_cannot_hold_is_clipped_all_the_same",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "apart, along = _norm(u - v for u, v in pairs), _norm(u + v for u, v in pairs)",
+        "apart, along = max((_norm([u - v]), _norm([u + v])) for u, v in pairs)",
+        "tests/test_clipping.py::test_the_angle_is_that_of_all_parameters_as_one_vector",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "return math.degrees(2 * math.atan2(apart, along))",
+        "return math.degrees(math.acos(max(-1.0, 1 - apart**2 / 2)))",
+        "tests/test_clipping.py::test_small_angles_are_not_rounded_away",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "_unit_norms(parameter.detach()).clamp(min=eps)",
+        "_unit_norms(parameter.detach())",
+        "tests/test_clipping.py::test_adaptive_clipping_is_by_unit",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "tuple(range(1, tensor.dim())) or None",
+        "tuple(range(tensor.dim() - 1)) or None",
+        "tests/test_clipping.py::test_adaptive_clipping_is_by_unit",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "            parameter.grad = None\n",
+        "            parameter.grad.zero_()\n",
+        "tests/test_clipping.py::test_a_skipped_step_moves_nothing_not_even_momentum",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "not parameter.grad.isfinite().all()",
+        "parameter.grad.isnan().any()",
+        "tests/test_clipping.py::test_what_is_not_finite_raises_and_changes_nothing",
+    ),
+    Mutation(
+        "companion/clipping.py",
+        "(seen.numel() - 1) * (1 - share)",
+        "(seen.numel() - 1) * share",
+        "tests/test_clipping.py::test_the_threshold_is_a_quantile",
+    ),
+    Mutation(
+        "companion/cliffs.py",
+        'powers = torch.arange(positive_integer("steps", steps)',
+        'powers = torch.arange(positive_integer("steps", steps) + 1',
+        "tests/test_cliffs.py::test_the_edge_has_the_gradient_of_autograd",
+    ),
+    Mutation(
+        "companion/cliffs.py",
+        "factor = torch.where(norm > bound, bound / norm, 1.0)",
+        "factor = torch.ones_like(norm)",
+        "tests/test_cliffs.py::test_descent_is_torchs_sgd_with_a_clip",
+    ),
+    Mutation(
+        "companion/cliffs.py",
+        "arrived = (gradient.abs() <= tolerance).all(1)",
+        "arrived = (gradient.abs() <= tolerance).any(1)",
+        "tests/test_cliffs.py::test_the_fastest_choice_does_what_is_said_of_it",
+    ),
+    Mutation(
+        "companion/training.py",
+        "                gradients = _clipped(gradients, max_norm)\n"
+        "            _update(update, parameters, gradients, going)",
+        "                _update(update, parameters, gradients, going)\n"
+        "                gradients = _clipped(gradients, max_norm)\n"
+        "            else:\n"
+        "                _update(update, parameters, gradients, going)",
+        "tests/test_training.py::test_each_network_is_clipped_by_its_own_norm",
+    ),
+    Mutation(
+        "companion/training.py",
+        "norms = _norms(gradients.values()).norm(dim=1)",
+        "norms = _norms(gradients.values()).norm() * torch.ones(len(_norms(gradients.values())))",
+        "tests/test_training.py::test_each_network_is_clipped_by_its_own_norm",
+    ),
+    Mutation(
         "companion/backprop.py",
         "return (gradient - differences).abs().max().item() / size",
         "return (gradient - differences).abs().max().item()",

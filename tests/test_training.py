@@ -150,6 +150,25 @@ def test_networks_train_as_each_would_alone(
     assert (record.displacement[1:] > 0).all()
 
 
+def test_each_network_is_clipped_by_its_own_norm() -> None:
+    models, others = ([mlp(seed) for seed in range(3)] for _ in range(2))
+    options = {"optimizer": sgd(0.1), "steps": 4, "batch_size": None, "record_every": 4}
+    before = (
+        train([mlp(seed) for seed in range(3)], data(), **options).gradient_norms[0].norm(dim=1)
+    )
+    bound = before.median().item()  # one network is clipped at the first step, one is not
+    record = train(models, data(), max_norm=bound, **options)
+    assert torch.equal(record.gradient_norms[0].norm(dim=1), before)
+    for other in others:
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+        for _ in range(4):
+            optimizer.zero_grad()
+            CROSS_ENTROPY(other(data().train_inputs), data().train_targets).backward()
+            nn.utils.clip_grad_norm_(other.parameters(), bound)
+            optimizer.step()
+    assert_same_weights(models, others)
+
+
 def test_optimizers_are_torchs_with_the_options_named() -> None:
     parameter = [nn.Parameter(torch.zeros(1))]
     for made, kind, options in [

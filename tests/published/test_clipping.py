@@ -1,0 +1,95 @@
+"""Published results on clipping, P25 to P27: angles, the quartic, the cliff."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from companion import cliffs, clipping
+from companion.clipping import NonFiniteGradientError
+
+# P25. The two-entry gradient that textbooks clip.
+
+
+def gradient_of(*entries: float) -> list[nn.Parameter]:
+    """Parameters of one entry each, in float64, with these gradients."""
+    parameters = [nn.Parameter(torch.zeros(1, dtype=torch.float64)) for _ in entries]
+    for parameter, entry in zip(parameters, entries, strict=True):
+        parameter.grad = torch.tensor([entry], dtype=torch.float64)
+    return parameters
+
+
+TURNED = math.degrees(math.atan2(100, 0.9) - math.atan2(1, 0.9))
+
+
+def test_p25_by_value_turns_and_by_norm_keeps() -> None:
+    assert round(TURNED, 2) == 41.47
+    parameters = gradient_of(0.9, 100.0)
+    assert clipping.clip_value_(parameters, 1.0).angle == pytest.approx(TURNED, abs=1e-9)
+    assert [p.grad.item() for p in parameters] == [0.9, 1.0]
+    parameters = gradient_of(0.9, 100.0)
+    assert clipping.clip_norm_(parameters, 1.0).angle == pytest.approx(0, abs=1e-9)
+    assert [round(p.grad.item(), 8) for p in parameters] == [0.00899964, 0.99995949]
+    # In print 0.00899964 and 0.99995950: without torch's 1e-6 beside the norm.
+    exact = [g / math.hypot(0.9, 100) for g in (0.9, 100)]
+    assert [round(g, 8) for g in exact] == [0.00899964, 0.9999595]
+
+
+def test_p25_by_norm_of_each_group_turns_again() -> None:
+    parameters = gradient_of(0.9, 100.0)
+    found = clipping.clip_group_norms_([[p] for p in parameters], 1.0)
+    assert found.angle == pytest.approx(TURNED, abs=1e-4)
+
+
+def test_p25_torch_makes_nan_of_infinity_and_ours_refuses() -> None:
+    parameters = gradient_of(math.inf, 1.0)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    assert math.isnan(parameters[0].grad.item())
+    assert parameters[1].grad.item() == 0
+    with pytest.raises(NonFiniteGradientError):
+        clipping.clip_norm_(gradient_of(math.inf, 1.0), 1.0)
+
+
+# P26. Zhang et al. (2020), arXiv 1905.11881: x⁴, judged by the slowest of nine starts.
+
+
+def test_p26_clipping_speeds_descent_on_the_quartic() -> None:
+    sizes = (2.5, 5.0, 10.0)
+    plain = [cliffs.fastest(size, clip=False).steps for size in sizes]
+    clipped = [cliffs.fastest(size, clip=True).steps for size in sizes]
+    # No rate above 1/(2·size²) shrinks the outermost start, and at a rate of c/size² what is left
+    # takes time as its inverse: four times the steps for twice the distance. A clip allows another
+    # rate near the minimum, and the steps grow with an exponent of 2/3 at most.
+    for near, far in pairwise(plain):
+        assert 3.6 < far / near < 4.4
+    for near, far in pairwise(clipped):
+        assert far / near < 2 ** (2 / 3) + 0.25  # counts below 20 move by a whole step
+    assert 1200 < plain[-1] < 1600
+    assert clipped[-1] < 22
+
+
+# P27. Pascanu, Mikolov & Bengio (2013), arXiv 1211.5063.
+
+
+def test_p27_the_cliff_is_10000_times_as_steep_as_its_surroundings() -> None:
+    w, b = torch.linspace(3, 7, 201), torch.linspace(-3.5, -1.5, 201)
+    points = torch.cartesian_prod(w, b).double().requires_grad_()
+    (found,) = torch.autograd.grad(cliffs.cliff(points).sum(), points)
+    middle = found.norm(dim=1).median().item()
+    steepest = cliffs.edge_gradient(torch.tensor(6.0, dtype=torch.float64)).item()
+    assert steepest / middle > 1e4
+
+
+def test_p27_one_unclipped_step_leaves_the_valley_and_a_clipped_one_does_not() -> None:
+    w = torch.tensor(5.0, dtype=torch.float64)
+    start = cliffs.on_the_edge(w)
+    jumps = [
+        cliffs.descend(cliffs.cliff, start, learning_rate=0.1, steps=1, max_norm=bound)
+        for bound in (math.inf, 1.0)
+    ]
+    lengths = [(path[1] - path[0]).norm().item() for path in jumps]
+    assert lengths[0] == pytest.approx(0.1 * cliffs.edge_gradient(w).item(), rel=1e-9)
+    assert lengths[0] > 35
+    assert lengths[1] == pytest.approx(0.1, rel=1e-9)
