@@ -135,9 +135,24 @@ def stack(cells: list[Cell]) -> Cell:
 
 
 def drive(cell: Cell, inputs: Tensor) -> Tensor:
-    """Return what the inputs add to the pre-activations, W_ih x + b_ih, of all steps at once."""
-    found = inputs @ cell.weight_ih.mT
-    return found if cell.bias_ih is None else found + cell.bias_ih.unsqueeze(-2)
+    """Return what does not depend on the state, W_ih x + b_ih + b_hh, of all steps at once.
+
+    Of a GRU the candidate's part of b_hh is left out: its reset gate multiplies it.
+
+    Returns:
+        (T, *networks, batch, gates·hidden).
+
+    """
+    steps, batch = inputs.shape[0], inputs.shape[-2]
+    # One product a network, whatever the number of steps.
+    rows = inputs.movedim(0, -3).flatten(-3, -2) @ cell.weight_ih.mT
+    if cell.bias_ih is not None:
+        outside = cell.bias_hh
+        if cell.kind == "gru":
+            kept = outside[..., : -cell.hidden]
+            outside = torch.cat([kept, torch.zeros_like(outside[..., -cell.hidden :])], dim=-1)
+        rows = rows + (cell.bias_ih + outside).unsqueeze(-2)
+    return rows.unflatten(-2, (steps, batch)).movedim(-3, 0)
 
 
 def step(cell: Cell, driven: Tensor, state: State) -> tuple[State, Tensor | None]:
@@ -149,10 +164,7 @@ def step(cell: Cell, driven: Tensor, state: State) -> tuple[State, Tensor | None
         state: h, and for an LSTM c, each (*networks, batch, hidden).
 
     """
-    from_state = state.h @ cell.weight_hh.mT
-    if cell.bias_hh is not None:
-        from_state = from_state + cell.bias_hh.unsqueeze(-2)
-    return STEPS[cell.kind](cell, driven, from_state, state)
+    return STEPS[cell.kind](cell, driven, state.h @ cell.weight_hh.mT, state)
 
 
 def _rnn(cell: Cell, driven: Tensor, from_state: Tensor, _: State) -> tuple[State, None]:
@@ -166,12 +178,15 @@ def _lstm(_: Cell, driven: Tensor, from_state: Tensor, state: State) -> tuple[St
     return State(o * c.tanh(), c), f
 
 
-def _gru(_: Cell, driven: Tensor, from_state: Tensor, state: State) -> tuple[State, Tensor]:
-    r, z, n = driven.chunk(3, dim=-1)
-    from_r, from_z, from_n = from_state.chunk(3, dim=-1)
-    r, z = (r + from_r).sigmoid(), (z + from_z).sigmoid()
-    n = (n + r * from_n).tanh()  # the reset gate acts on the product with its bias, as in torch
-    return State((1 - z) * n + z * state.h), z
+def _gru(cell: Cell, driven: Tensor, from_state: Tensor, state: State) -> tuple[State, Tensor]:
+    n = cell.hidden
+    gates = (driven[..., : 2 * n] + from_state[..., : 2 * n]).sigmoid()
+    r, z = gates.chunk(2, dim=-1)
+    from_h = from_state[..., 2 * n :]
+    if cell.bias_hh is not None:  # inside, as in torch
+        from_h = from_h + cell.bias_hh[..., 2 * n :].unsqueeze(-2)
+    candidate = (driven[..., 2 * n :] + r * from_h).tanh()
+    return State((1 - z) * candidate + z * state.h), z
 
 
 STEPS = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
