@@ -282,7 +282,8 @@ def through_time(
     """Return ‖∂h_T/∂h_t‖ for t = 0 to T: what is left of a gradient T − t steps back.
 
     All are found in one sweep from the end: an identity matrix is pulled back through one step
-    after the other. Computed in float64; a norm beyond 1e308 is inf, one below 1e-308 is 0.
+    after the other. Computed in float64; a norm too
+    small for it is 0, one too large inf or nan.
 
     Args:
         model: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` of one layer, or a :class:`Cell`.
@@ -318,10 +319,10 @@ def through_time(
     driven = drive(found, inputs)
     states = _states(found, driven, start(found, inputs) if state is None else state)
     pulled = _identity(states[-1], of)
-    norms = [torch.linalg.matrix_norm(_matrix(pulled, wrt), order)]
+    norms = [_norm(_matrix(pulled, wrt), order)]
     for before, x in zip(states[-2::-1], driven.flip(0), strict=True):
         pulled = _pull_back(found, x, before, pulled)
-        norms.append(torch.linalg.matrix_norm(_matrix(pulled, wrt), order))
+        norms.append(_norm(_matrix(pulled, wrt), order))
     return torch.stack(norms[::-1])
 
 
@@ -359,6 +360,14 @@ def _pull_back(cell: Cell, driven: Tensor, state: State, pulled: list[Tensor]) -
     return list(torch.autograd.grad(after, before, pulled, is_grads_batched=True))
 
 
+def _norm(matrix: Tensor, order: int | str) -> Tensor:
+    """Return the norm of each matrix, also where squares of its entries are beyond the type."""
+    size = matrix.abs().amax((-2, -1))
+    usable = torch.isfinite(size) & (size > 0)
+    scaled = (matrix / size[..., None, None]).where(usable[..., None, None], 0.0)
+    return torch.where(usable, size * torch.linalg.matrix_norm(scaled, order), size)
+
+
 def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None = None) -> Tensor:
     """Return ∏ of the keeping gate over the steps from t+1 to T, for t = 0 to T, of each unit.
 
@@ -374,7 +383,7 @@ def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None 
     Source: Hochreiter & Schmidhuber (1997); the forget gate is by Gers et al. (2000).
 
     Example:
-        >>> lstm = forget_bias_(nn.LSTM(3, 5), 0.0)
+        >>> lstm = nn.LSTM(3, 5)
         >>> with torch.no_grad():
         ...     _ = [p.zero_() for p in lstm.parameters()]
         >>> direct_path(lstm, torch.zeros(3, 1, 3))[:, 0, 0].tolist()
@@ -417,7 +426,7 @@ def to_inputs(
         y = (y if isinstance(y, Tensor) else y[0])[-1]
         rows = torch.eye(y.shape[-1], dtype=y.dtype).unsqueeze(1).expand(-1, *y.shape)
         (found,) = torch.autograd.grad(y, x, rows, is_grads_batched=True)
-    return torch.linalg.matrix_norm(found.movedim(0, -2), order)
+    return _norm(found.movedim(0, -2), order)
 
 
 # ---------------------------------------------------------------- initialization
@@ -515,7 +524,7 @@ def _set_gate(model: nn.Module, gate: int, value: Tensor | float) -> None:
                 parameter[units] = 0.0
 
 
-KEEP = {nn.LSTM: 1, nn.GRU: 1}  # the second block of rows: f of an LSTM, z of a GRU
+GATED = (nn.LSTM, nn.GRU)  # the gate that keeps has the second block of rows in both
 
 
 def forget_bias_(model: nn.Module, value: float = 1.0) -> nn.Module:
@@ -534,7 +543,7 @@ def forget_bias_(model: nn.Module, value: float = 1.0) -> nn.Module:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"value must be a finite number, got {value!r}")
-    _set_gate(_recurrent(model, tuple(KEEP)), 1, value)
+    _set_gate(_recurrent(model, GATED), 1, value)
     return model
 
 
@@ -562,7 +571,7 @@ def chrono_(
     """
     if positive_integer("length", length) < 2:
         raise ValueError(f"length must be at least 2, got {length}")
-    _recurrent(model, tuple(KEEP))
+    _recurrent(model, GATED)
     u = torch.empty(model.hidden_size, dtype=model.weight_hh_l0.dtype)
     bias = u.uniform_(1, max(1.0, length - 1.0), generator=generator).log()
     _set_gate(model, 1, bias)
