@@ -394,7 +394,8 @@ def _clipped(gradients: Iterable[Tensor], max_norm: float) -> list[Tensor]:
     if max_norm == math.inf:
         return gradients
     squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
-    factor = (max_norm / torch.stack(squares).sum(0).sqrt()).clamp(max=1.0)
+    norm = torch.stack(squares).sum(0).sqrt()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ has it
     return [g * factor.reshape(-1, *[1] * (g.dim() - 1)) for g in gradients]
 
 

@@ -127,7 +127,7 @@ def one_pass_each(model: nn.Module, x: Tensor, state: State, of: str, wrt: str) 
             begun = State(*(part[0] for part in (end if lstm else (end,))))
         joined = torch.cat([part for part in begun if part is not None], dim=-1).detach()
         each = [
-            torch.autograd.functional.jacobian(lambda s, b=b: last(s, x[t:, b]), joined[b])
+            torch.autograd.functional.jacobian(lambda s, b=b, t=t: last(s, x[t:, b]), joined[b])
             for b in range(BATCH)
         ]
         rows.append(torch.stack([j[places[of], places[wrt]] for j in each]))
