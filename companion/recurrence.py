@@ -316,48 +316,70 @@ def through_time(
     for name, part in (("of", of), ("wrt", wrt)):
         one_of(name, part, PARTS if found.kind == "lstm" else ("h", "state"))
     order = NORMS[one_of("norm", norm, NORMS)]
-    driven = drive(found, inputs)
-    states = _states(found, driven, start(found, inputs) if state is None else state)
-    pulled = _identity(states[-1], of)
+    state = start(found, inputs) if state is None else state
+    slopes, state = _slopes(found, drive(found, inputs), state)
+    pulled = _identity(state, of)
     norms = [_norm(_matrix(pulled, wrt), order)]
-    for before, x in zip(states[-2::-1], driven.flip(0), strict=True):
-        pulled = _pull_back(found, x, before, pulled)
+    for t in reversed(range(len(inputs))):
+        pulled = _pull_back(found, [[s[t] for s in part] for part in slopes], pulled)
         norms.append(_norm(_matrix(pulled, wrt), order))
     return torch.stack(norms[::-1])
-
-
-def _states(cell: Cell, driven: Tensor, state: State) -> list[State]:
-    states = [state]
-    for x in driven:
-        states.append(step(cell, x, states[-1])[0])
-    return states
 
 
 def _parts(state: State) -> list[Tensor]:
     return [part for part in state if part is not None]
 
 
+def _slopes(cell: Cell, driven: Tensor, state: State) -> tuple[list[tuple[Tensor, ...]], State]:
+    """Return what a step does to each unit by itself, for all steps, and the state at the end.
+
+    But for the product W_hh h a step is elementwise: what a unit becomes depends on its own rows of
+    that product and on its own old state. So the gradient of a sum over units is that of each.
+
+    Returns:
+        For h', and c' if there is one: its slopes with respect to W_hh h, to h and to c.
+
+    """
+    linear, states = [], [state]
+    for x in driven:
+        linear.append(states[-1].h @ cell.weight_hh.mT)
+        states.append(STEPS[cell.kind](cell, x, linear[-1], states[-1])[0])
+    olds = [torch.stack(part) for part in zip(*map(_parts, states[:-1]))]
+    with torch.enable_grad():
+        leaves = [leaf.requires_grad_() for leaf in (torch.stack(linear), *olds)]
+        new = _parts(STEPS[cell.kind](cell, driven, leaves[0], State(*leaves[1:]))[0])
+        wanted = {"retain_graph": True, "materialize_grads": True}
+        return [torch.autograd.grad(part.sum(), leaves, **wanted) for part in new], states[-1]
+
+
 def _identity(state: State, of: str) -> list[Tensor]:
-    """Return one cotangent a row of the Jacobian, for each part of the state: (rows, *h.shape)."""
+    """Return the rows of the last state's Jacobian with respect to itself, by parts."""
     parts, n = _parts(state), state.h.shape[-1]
-    names = ("h", "c")[: len(parts)]
-    rows = torch.eye(n * len(parts), dtype=state.h.dtype).unflatten(-1, (len(parts), n))
-    kept = rows.unflatten(0, (len(parts), n))[[of in (name, "state") for name in names]]
-    wide = kept.flatten(0, 1).reshape(-1, len(parts), *[1] * (state.h.dim() - 1), n)
-    return [wide[:, i].expand(-1, *state.h.shape) for i in range(len(parts))]
+    rows = torch.eye(n * len(parts), dtype=state.h.dtype)
+    rows = rows if of == "state" else rows["hc".index(of) * n :][:n]
+    return [part.expand(*state.h.shape[:-1], *part.shape) for part in rows.split(n, dim=-1)]
 
 
 def _matrix(pulled: list[Tensor], wrt: str) -> Tensor:
-    """Return the Jacobian's columns that belong to a part of the state, rows and columns last."""
-    chosen = pulled if wrt == "state" else [pulled["hc".index(wrt)]]
-    return torch.cat([part.movedim(0, -2) for part in chosen], dim=-1)
+    """Return the columns of the Jacobian that belong to a part of the state."""
+    return torch.cat(pulled, dim=-1) if wrt == "state" else pulled["hc".index(wrt)]
 
 
-def _pull_back(cell: Cell, driven: Tensor, state: State, pulled: list[Tensor]) -> list[Tensor]:
-    with torch.enable_grad():
-        before = [part.detach().requires_grad_() for part in _parts(state)]
-        after = _parts(step(cell, driven, State(*before))[0])
-    return list(torch.autograd.grad(after, before, pulled, is_grads_batched=True))
+def _pull_back(cell: Cell, slopes: list[list[Tensor]], pulled: list[Tensor]) -> list[Tensor]:
+    """Take (*networks, batch, rows, hidden) with respect to each part of the state one step back.
+
+    ∂/∂(W_hh h) by the slopes, then through W_hh; and straight by the slopes to the old h and c.
+    """
+
+    def by(leaf: int, blocks: int = 1) -> Tensor:
+        return sum(
+            torch.cat([rows] * blocks, dim=-1) * part[leaf].unsqueeze(-2)
+            for part, rows in zip(slopes, pulled, strict=True)
+        )
+
+    through = by(0, GATES[cell.kind]).flatten(-3, -2) @ cell.weight_hh
+    straight = [by(1 + i) for i in range(len(pulled))]
+    return [straight[0] + through.view_as(straight[0]), *straight[1:]]
 
 
 def _norm(matrix: Tensor, order: int | str) -> Tensor:
