@@ -1072,8 +1072,8 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/recurrence.py",
-        "leaves[0], State(*leaves[1:]))",
-        "leaves[0], State(*olds))",
+        "*straight[1:]]",
+        "*pulled[1:]]",
         "tests/test_recurrence.py::test_through_time_is_a_pass_for_each_t[lstm-c-c]",
     ),
     Mutation(
