@@ -15,11 +15,11 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.normalization` -- batch, layer, RMS and group norm, and what cannot pass them
 * :mod:`companion.explosion` -- how fast gradients grow below a norm, in closed form and measured
 * :mod:`companion.landscape` -- the loss along its gradient: how smooth, and how far to be trusted
-* :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
-* :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
 * :mod:`companion.recurrence` -- recurrent cells, and the gradient on its way back through time
 * :mod:`companion.driven` -- one matrix at every step, with inputs and without
 * :mod:`companion.sequences` -- tasks that need memory, and a race to learn them
+* :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
+* :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
