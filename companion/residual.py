@@ -581,3 +581,105 @@ def block_growth(design: Design) -> Growth:
     expected = 1 + width * mean
     whole = 1 + (2 * width + 4) * mean + (width**2 + 2 * width) * square
     return Growth(expected, whole - expected**2)
+
+
+# ---------------------------------------------------------------- the degradation experiment
+
+
+class Degradation(NamedTuple):
+    """Stacks of K kinds at D depths, S seeds of each, before and after training.
+
+    Attributes:
+        kinds: K names.
+        layers: D numbers of weight layers.
+        loss: (K, D, S) cross-entropy on the whole training set after training; inf or nan where a
+            stack stopped.
+        gradient_ratio: (K, D, S) norm of δ at the first layer over that at the last, before.
+
+    """
+
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    loss: Tensor
+    gradient_ratio: Tensor
+
+
+def degradation(
+    layers: Sequence[int] = (4, 20, 50),
+    kinds: Sequence[str] = ("plain", "residual"),
+    *,
+    width: int = 32,
+    branch_layers: int = 2,
+    norm: str = "batch",
+    order: str = "post_activation",
+    data: Split | None = None,
+    learning_rate: float = 0.02,
+    momentum: float = 0.9,
+    steps: int = 100,
+    batch_size: int = 128,
+    seeds: int | Sequence[int] = 6,
+    progress: bool = True,
+) -> Degradation:
+    """Train stacks of several kinds and depths alike, and compare their *training* losses.
+
+    A deeper stack contains the shallower ones, so that a larger training loss is no overfitting: it
+    is the degradation that He et al. (2016) found in plain stacks.
+
+    Args:
+        layers: weight layers of each stack: a first and a last one, and whole blocks between.
+        kinds: some of :data:`KINDS`.
+        width: units in every layer.
+        branch_layers: weight layers a block.
+        norm: as :class:`Design` takes it.
+        order: as :class:`Design` takes it.
+        data: what to train on; :func:`companion.data.digits` if None.
+        learning_rate: of gradient descent.
+        momentum: of gradient descent.
+        steps: number of updates.
+        batch_size: examples a step.
+        seeds: the seeds to draw, or how many, counting from 0.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: if the blocks do not come out even.
+
+    Source: He et al. (2016), arXiv 1512.03385, where it was shown on images.
+
+    Example:
+        >>> found = degradation([4, 6], width=8, steps=3, seeds=2)
+        >>> tuple(found.loss.shape)
+        (2, 2, 2)
+
+    """
+    data = digits() if data is None else data
+    # The whole training set is what is scored.
+    data = data._replace(test_inputs=data.train_inputs, test_targets=data.train_targets)
+    classes = int(data.train_targets.max()) + 1
+    seeds = backprop._seed_list(seeds)
+    found: list[tuple[Tensor, Tensor]] = []
+    for kind in kinds:
+        for count in layers:
+            blocks, over = divmod(positive_integer("each of layers", count) - 2, branch_layers)
+            if over or blocks < 1:
+                raise ValueError(
+                    f"each of layers must be 2 more than a multiple of {branch_layers}, got {count}"
+                )
+            design = Design(
+                kind, blocks, width=width, branch_layers=branch_layers, norm=norm, order=order
+            )
+            size = data.train_inputs.shape[1]
+            record = training.train(
+                networks(design, inputs=size, outputs=classes, seeds=seeds),
+                data,
+                optimizer=training.sgd(learning_rate, momentum),
+                steps=steps,
+                batch_size=batch_size,
+                record_every=steps,
+                seed=2**31 + seeds[0],
+                progress=progress,
+            )
+            deltas = record.delta_norms[0]
+            found.append((record.test_loss[-1], deltas[:, 0] / deltas[:, -1]))
+    shape = (len(kinds), len(layers), len(seeds))
+    loss, ratio = (torch.stack(column).reshape(shape) for column in zip(*found, strict=True))
+    return Degradation(tuple(kinds), tuple(layers), loss, ratio)
