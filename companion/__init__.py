@@ -15,6 +15,10 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.normalization` -- batch, layer, RMS and group norm, and what cannot pass them
 * :mod:`companion.explosion` -- how fast gradients grow below a norm, in closed form and measured
 * :mod:`companion.landscape` -- the loss along its gradient: how smooth, and how far to be trusted
+* :mod:`companion.residual` -- stacks of blocks: plain, residual in its variants, and highway
+* :mod:`companion.stream` -- what those blocks do to signal and gradient, predicted and measured
+* :mod:`companion.paths` -- the 2ⁿ paths of the gradient through a residual network
+* :mod:`companion.transformer` -- blocks with the norm before or after the sum, attention alone
 * :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
 * :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
 * :mod:`companion.data` -- real data that ships with a dependency
@@ -43,13 +47,17 @@ __all__ = [
     "jacobian",
     "landscape",
     "normalization",
+    "paths",
     "phase",
     "plots",
     "products",
     "propagation",
+    "residual",
     "shattering",
     "signal",
+    "stream",
     "training",
+    "transformer",
 ]
 
 
