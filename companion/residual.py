@@ -13,6 +13,7 @@ Sources: He et al. (2016), arXiv 1512.03385 and 1603.05027; Srivastava et al. (2
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from numbers import Real
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ class Shift(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + b."""
@@ -155,7 +156,7 @@ class Block(nn.Module):
         self.branch = _branch(design, generator)
         learned = {"rezero": 0.0, "skipinit": 0.0, "fixup": 1.0}
         if design.kind in learned:
-            start = torch.tensor(learned[design.kind], dtype=torch.float64)
+            start = torch.tensor([learned[design.kind]], dtype=torch.float64)
             self.multiplier = nn.Parameter(start)
         if design.kind == "highway":
             self.gate = _linear(design.width, design.width, 1.0, generator, bias=design.gate_bias)
@@ -252,7 +253,7 @@ class Stack(nn.Module):
                 nn.init.zeros_(linear.weight)
             # Where nothing stands after the sum, the last layer sees what a branch would see.
             open_end = design.order != "post_activation" and design.kind != "highway"
-            ahead = [w for w in _words(design)[:2] if w != "weight"] if open_end else []
+            ahead = takewhile(lambda word: word != "weight", _words(design) if open_end else [])
             made = {
                 "norm": lambda: _norm(design.norm, design.width),
                 "activation": activations.get(design.activation).module,
