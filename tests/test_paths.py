@@ -1,4 +1,4 @@
-"""Paths through a residual network: their sum is autograd's gradient, their lengths are binomial."""
+"""Paths through a residual network: they sum to autograd's gradient, by a binomial law."""
 
 import math
 from itertools import combinations

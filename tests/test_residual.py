@@ -1,4 +1,4 @@
-"""Blocks against their formulas written out, their first weights, and the degradation experiment."""
+"""Blocks against their formulas written out, first weights, and the degradation experiment."""
 
 import math
 
@@ -98,11 +98,11 @@ def test_blocks_are_their_formulas(kind: str, order: str, norm: str, layers: int
 @pytest.mark.parametrize(("kind", "order", "norm"), DESIGNS)
 def test_stacks_train_with_a_first_and_a_last_layer(kind: str, order: str, norm: str) -> None:
     design = Design(kind, 2, width=16, norm=norm, order=order)
-    models = networks(design, inputs=64, outputs=10, seeds=2)
+    models = networks(design, inputs=64, outputs=10, seeds=1)
     record = training.train(
-        models, digits(), optimizer=training.adam(0.01), steps=40, record_every=40, progress=False
+        models, digits(), optimizer=training.adam(0.01), steps=20, record_every=20, progress=False
     )
-    assert (record.loss[-1] < 0.7 * record.loss[0]).all()
+    assert (record.loss[-1] < 0.8 * record.loss[0]).all()
     (first, *_), last = models[0].blocks, models[0].last
     assert sum(isinstance(m, nn.Linear) for m in models[0].modules()) == (
         6 + (2 if kind == "highway" else 0)

@@ -95,7 +95,9 @@ def test_first_weights(scheme: str, square: float, begin: float, end: float) -> 
     ends = torch.cat([model.sublayers[0].branch.end.weight.flatten() for model in models])
     squares = 6 * ends.detach().square() / square
     assert abs(squares.mean().item() - 1) < four_errors(squares) < 0.1
-    assert all((p == 0).all() for n, p in models[0].named_parameters() if "branch" in n and "bias" in n)  # fmt: skip  # noqa: E501
+    biases = [p for n, p in models[0].named_parameters() if "branch" in n and "bias" in n]
+    assert len(biases) == 18
+    assert not any(bias.any() for bias in biases)
 
 
 def test_attention_of_scale_0_is_a_mean_over_tokens() -> None:
