@@ -202,7 +202,7 @@ def test_p32_batch_norm_branches() -> None:
 
 def test_p32_first_over_last_layer_of_transformers() -> None:
     for place, low, high in (("post", 0.6, 1.6), ("pre", 3.0, 6.0)):
-        found = transformer.flow(transformer.Design(place, 16), seeds=16).ffn_gradients
+        found = transformer.flow(transformer.Design(place, 16), seeds=10).ffn_gradients
         ratio = found[:, 0] / found[:, -1]
         assert low < ratio.mean().item() - four_errors(ratio) / 4
         assert ratio.mean().item() + four_errors(ratio) / 4 < high
