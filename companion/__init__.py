@@ -15,6 +15,10 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.normalization` -- batch, layer, RMS and group norm, and what cannot pass them
 * :mod:`companion.explosion` -- how fast gradients grow below a norm, in closed form and measured
 * :mod:`companion.landscape` -- the loss along its gradient: how smooth, and how far to be trusted
+* :mod:`companion.residual` -- stacks of blocks: plain, residual in its variants, and highway
+* :mod:`companion.stream` -- what those blocks do to signal and gradient, predicted and measured
+* :mod:`companion.paths` -- the 2ⁿ paths of the gradient through a residual network
+* :mod:`companion.transformer` -- blocks with the norm before or after the sum, attention alone
 * :mod:`companion.recurrence` -- recurrent cells, and the gradient on its way back through time
 * :mod:`companion.driven` -- one matrix at every step, with inputs and without
 * :mod:`companion.sequences` -- tasks that need memory, and a race to learn them
@@ -47,15 +51,22 @@ __all__ = [
     "jacobian",
     "landscape",
     "normalization",
+    "paths",
     "phase",
     "plots",
     "products",
     "propagation",
+<<<<<<< HEAD
     "recurrence",
     "sequences",
+=======
+    "residual",
+>>>>>>> res
     "shattering",
     "signal",
+    "stream",
     "training",
+    "transformer",
 ]
 
 
