@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from companion._checks import non_negative, positive_integer
+from companion._checks import positive_integer
 from companion._progress import bar
 from companion.data import Split
 
@@ -92,9 +92,9 @@ def train(
     steps: int,
     loss: Loss = nn.functional.cross_entropy,
     batch_size: int | None = 128,
-    max_norm: float | None = None,
+    max_norm: float | Sequence[float] | None = None,
     record_every: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     progress: bool = True,
 ) -> Record:
     """Train networks of one architecture side by side, and record every layer as they go.
@@ -113,10 +113,11 @@ def train(
         steps: number of updates; the last record is of the networks after all of them.
         loss: of (outputs, targets), averaged over the batch.
         batch_size: examples a step, drawn with replacement; None for the whole training set.
-        max_norm: what each network's whole gradient is clipped to by its norm, or None for no
-            clipping; the norms recorded are those before it.
+        max_norm: what each network's whole gradient is clipped to by its norm, one number or one
+            for each network (``math.inf`` does not clip); None for no clipping. The norms recorded
+            are those before it.
         record_every: steps between records; the first, the last and every stop are recorded too.
-        seed: network i draws its batches with seed ``seed + i``.
+        seed: network i draws its batches with seed ``seed + i``; or a seed for each network.
         progress: whether to show a bar.
 
     Returns:
@@ -132,9 +133,12 @@ def train(
     start = {name: value.detach().clone() for name, value in parameters.items()}
     steps = positive_integer("steps", steps)
     record_every = positive_integer("record_every", record_every)
-    if max_norm is not None:
-        max_norm = non_negative("max_norm", max_norm)
-    batches = _batches(data, batch_size, [seed + i for i in range(len(models))])
+    bounds = None if max_norm is None else _bounds(max_norm, len(models))
+    if isinstance(seed, int):
+        seed = [seed + i for i in range(len(models))]
+    if len(seed) != len(models):
+        raise ValueError(f"seed needs one for each of {len(models)} models, got {len(seed)}")
+    batches = _batches(data, batch_size, seed)
     update = optimizer(list(parameters.values()))
     stopped: list[Stop | None] = [None] * len(models)
     rows: list[dict[str, Tensor]] = []
@@ -162,8 +166,8 @@ def train(
                 rows.append(row if not rows else _hold(row, rows[-1], stopped, step))
             if over:
                 break
-            if max_norm is not None:
-                gradients = _clipped(gradients, max_norm)
+            if bounds is not None:
+                gradients = _clipped(gradients, bounds)
             _update(update, parameters, gradients, going)
 
     _unstack(parameters, models)
@@ -204,7 +208,7 @@ def _unstack(parameters: dict[str, Tensor], models: list[nn.Module]) -> None:
 
 
 def _batches(
-    data: Split, batch_size: int | None, seeds: list[int]
+    data: Split, batch_size: int | None, seeds: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     count = len(data.train_inputs)
@@ -351,12 +355,23 @@ def _hold(
     return row
 
 
-def _clipped(gradients: dict[str, Tensor], max_norm: float) -> dict[str, Tensor]:
-    """Scale the gradient of each network, all its parameters together, to ``max_norm`` at most."""
+def _bounds(max_norm: float | Sequence[float], networks: int) -> Tensor:
+    """Return the threshold of each network."""
+    bounds = torch.as_tensor(max_norm, dtype=torch.float64)
+    if bounds.shape not in {(), (networks,)} or not (bounds >= 0).all():
+        raise ValueError(
+            f"max_norm must be a number of at least 0 or one for each of {networks} models, "
+            f"got {max_norm!r}"
+        )
+    return bounds.expand(networks)
+
+
+def _clipped(gradients: dict[str, Tensor], bounds: Tensor) -> dict[str, Tensor]:
+    """Scale the gradient of each network, all its parameters together, to its bound at most."""
     norms = _norms(gradients.values()).norm(dim=1)
-    factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    factors = (bounds / (norms + 1e-6)).clamp(max=1.0)
     return {
-        name: gradient * factors.view(-1, *[1] * (gradient.dim() - 1))
+        name: gradient * factors.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
         for name, gradient in gradients.items()
     }
 

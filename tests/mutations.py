@@ -92,10 +92,10 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/training.py",
-        "                gradients = _clipped(gradients, max_norm)\n"
+        "                gradients = _clipped(gradients, bounds)\n"
         "            _update(update, parameters, gradients, going)",
         "                _update(update, parameters, gradients, going)\n"
-        "                gradients = _clipped(gradients, max_norm)\n"
+        "                gradients = _clipped(gradients, bounds)\n"
         "            else:\n"
         "                _update(update, parameters, gradients, going)",
         "tests/test_training.py::test_each_network_is_clipped_by_its_own_norm",

@@ -169,6 +169,30 @@ def test_each_network_is_clipped_by_its_own_norm() -> None:
     assert_same_weights(models, others)
 
 
+def test_each_network_may_have_its_own_threshold_and_seed() -> None:
+    bounds, seeds, options = [0.5, math.inf, 0.01], [7, 3, 3], {"optimizer": sgd(0.1), "steps": 4}
+    models, others = ([mlp(seed) for seed in range(3)] for _ in range(2))
+    train(models, data(), max_norm=bounds, seed=seeds, batch_size=9, **options)
+    for other, bound, seed in zip(others, bounds, seeds, strict=True):
+        clip = {} if math.isinf(bound) else {"max_norm": bound}
+        train(other, data(), seed=seed, batch_size=9, **clip, **options)
+    assert_same_weights(models, others)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_norm": -1.0}, "max_norm must be a number of at least 0 .* got -1.0"),
+        ({"max_norm": [1.0, math.nan]}, "max_norm"),
+        ({"max_norm": [1.0]}, r"one for each of 2 models, got \[1.0\]"),
+        ({"seed": [1, 2, 3]}, "one for each of 2 models, got 3"),
+    ],
+)
+def test_a_threshold_or_seed_for_each_network_or_one_for_all(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train([mlp(0), mlp(1)], data(), optimizer=sgd(0.1), steps=1, **options)
+
+
 def test_optimizers_are_torchs_with_the_options_named() -> None:
     parameter = [nn.Parameter(torch.zeros(1))]
     for made, kind, options in [
