@@ -56,12 +56,9 @@ __all__ = [
     "plots",
     "products",
     "propagation",
-<<<<<<< HEAD
     "recurrence",
-    "sequences",
-=======
     "residual",
->>>>>>> res
+    "sequences",
     "shattering",
     "signal",
     "stream",
