@@ -2,16 +2,18 @@
 
 A deep stack with batch norm *explodes* before it has been trained: a wide layer multiplies the mean
 squared gradient by a factor that depends on the activation and the size of the batch, but not on
-the variance of the weights. :func:`explosion_rate` computes it, :func:`gradient_flow` measures it.
+the variance of the weights. :func:`explosion_rate` computes it, :func:`gradient_flow` measures it,
+and :func:`backward_factors` takes it apart, also in a network that has been trained.
 
 Source: Yang et al. (2019), arXiv 1902.08129.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from companion import _gaussian, activations, backprop
 from companion._checks import non_negative, one_of, positive_integer
@@ -186,3 +188,76 @@ def gradient_flow(
     deltas = torch.autograd.grad(a, layers, output_gradient)
     norms = torch.stack([torch.linalg.vector_norm(d, dim=(-2, -1)) for d in deltas], dim=-1)
     return torch.log10(norms / norms[:, -1:])
+
+
+class Factors(NamedTuple):
+    """By what the squared norm of δ is multiplied from a hidden layer to the one below.
+
+    Each has an entry for each of the hidden layers but the last, the first of them first. The
+    product of the four is the ratio of ‖δ‖², exactly.
+
+    Attributes:
+        weights: by the weights, ‖Wᵀδ‖²/‖δ‖².
+        slopes: by the slope of the activation, and by γ.
+        projection: by what the norm takes out: the share that is left.
+        root: by the norm's division by s: a mean of 1/s².
+
+    """
+
+    weights: Tensor
+    slopes: Tensor
+    projection: Tensor
+    root: Tensor
+
+
+def backward_factors(
+    model: nn.Sequential,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+) -> Factors:
+    """Take apart what one network with batch norm does to δ from layer to layer.
+
+    Args:
+        model: linear layers, each but the last with a batch norm and an activation behind it, as
+            :func:`companion.landscape.networks` makes them; it is left as it is.
+        inputs: (examples, n_0), a batch.
+        targets: (examples, …).
+        loss: of (outputs, targets).
+
+    Returns:
+        :class:`Factors`, for L − 2 steps in a network of L layers.
+
+    Raises:
+        ValueError: if the model is built otherwise.
+
+    Source: Yang et al. (2019), arXiv 1902.08129, on random networks.
+
+    Example:
+        >>> from companion.landscape import networks
+        >>> x = torch.randn(16, 9, generator=torch.Generator().manual_seed(0)).double()
+        >>> found = backward_factors(networks([9, 8, 8, 8, 3])[0], x, torch.arange(16) % 3)
+        >>> tuple(found.root.shape), bool((found.projection < 1).all())
+        ((2,), True)
+
+    """
+    kinds = [type(part) for part in model]
+    wanted = all(kind is nn.Linear for kind in kinds[::3]) and len(kinds) % 3 == 1
+    if not wanted or any(kind is not nn.BatchNorm1d for kind in kinds[1::3]):
+        raise ValueError(f"model must be linear layers with batch norm, got {model}")
+    values = [inputs]
+    for part in model:
+        values.append(part(values[-1]))
+    z, y = values[1::3], values[2::3]
+    gradients = torch.autograd.grad(loss(values[-1], targets), [*z, *y])
+    deltas, below = gradients[: len(z)], gradients[len(z) :]
+    rows = []
+    for i in range(len(y) - 1):
+        delta, linear, norm = deltas[i + 1], model[3 * i + 3], model[3 * i + 1]
+        variance = z[i].var(0, correction=0) + norm.eps
+        stages = [delta, delta @ linear.weight, below[i] * norm.weight]
+        stages += [deltas[i] * variance.sqrt(), deltas[i]]
+        squares = torch.stack([stage.detach().square().sum() for stage in stages])
+        rows.append(squares[1:] / squares[:-1])
+    return Factors(*torch.stack(rows).unbind(-1))

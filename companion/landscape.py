@@ -1,14 +1,17 @@
-"""The loss along its gradient: how far a gradient can be trusted, with a norm and without.
+"""The loss along its gradient, and what a layer's step does to the next, with a norm and without.
 
 From where a network stands, steps of several sizes are tried along its gradient: over them the loss
 has a range, the gradient changes (the less, the better it predicts the next one), and its largest
 change over the distance that made it is the effective β of the loss, its smoothness on that line.
+The other account of batch norm is that the inputs of a layer move less when the layers below learn:
+:func:`covariate_shift` lets only those learn, and looks.
 
 Source: Santurkar et al. (2018), arXiv 1805.11604.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from companion.normalization import NORMS
 
 Parameters = dict[str, Tensor]
 Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
+Measured = TypeVar("Measured")
 
 
 def networks(
@@ -248,18 +252,146 @@ def landscapes(
         ((3, 3, 1), True)
 
     """
-    sizes, rate = _checked_steps(step_sizes), non_negative("learning_rate", learning_rate)
+    sizes = _checked_steps(step_sizes)
+    differentiate, start = _differentiation(models, loss)
+    found = _descend(
+        lambda parameters, *batch: _walk(differentiate, parameters, sizes, *batch),
+        differentiate,
+        start,
+        data,
+        learning_rate=learning_rate,
+        steps=steps,
+        measure_every=measure_every,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    columns = ("loss", "gradient_norm", "losses", "gradient_changes")
+    stacked = {name: torch.stack([getattr(each, name) for each in found]) for name in columns}
+    return Landscape(found[0].step_sizes, **stacked)
+
+
+def _descend(
+    measure: Callable[[Parameters, Tensor, Tensor], Measured],
+    differentiate: Differentiate,
+    parameters: Parameters,
+    data: Split,
+    *,
+    learning_rate: float,
+    steps: int,
+    measure_every: int,
+    batch_size: int,
+    seed: int,
+) -> list[Measured]:
+    """Train by gradient descent, and measure on the batch of every so many a step."""
+    rate = non_negative("learning_rate", learning_rate)
     every = positive_integer("measure_every", measure_every)
-    differentiate, parameters = _differentiation(models, loss)
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(models), positive_integer("batch_size", batch_size))
+    count = len(next(iter(parameters.values())))
+    shape = (count, positive_integer("batch_size", batch_size))
     found = []
     for step in range(positive_integer("steps", steps) + 1):
         rows = torch.randint(len(data.train_inputs), shape, generator=generator)
         batch = data.train_inputs[rows], data.train_targets[rows]
         if step % every == 0:
-            found.append(_walk(differentiate, parameters, sizes, *batch))
+            found.append(measure(parameters, *batch))
         parameters = _moved(parameters, differentiate(parameters, *batch)[1], rate)
-    columns = ("loss", "gradient_norm", "losses", "gradient_changes")
-    stacked = {name: torch.stack([getattr(each, name) for each in found]) for name in columns}
-    return Landscape(found[0].step_sizes, **stacked)
+    return found
+
+
+# ---------------------------------------------------------------- what the layers below do
+
+
+class CovariateShift(NamedTuple):
+    """What one update of the layers below does to a layer, of S networks at T steps.
+
+    Attributes:
+        inputs: (T, S) by how much of its standard deviation over the batch an input of the layer
+            moves its mean; averaged over the inputs that vary over the batch.
+        gradient: (T, S) ‖G′ − G‖/‖G‖: how far the gradient of the layer's own weights is, once the
+            layers below are updated, from what it was before.
+
+    """
+
+    inputs: Tensor
+    gradient: Tensor
+
+
+def covariate_shift(
+    models: Sequence[nn.Sequential],
+    data: Split,
+    *,
+    layer: int,
+    learning_rate: float,
+    steps: int = 40,
+    measure_every: int = 10,
+    batch_size: int = 128,
+    loss: training.Loss = nn.functional.cross_entropy,
+    seed: int = 0,
+) -> CovariateShift:
+    """Train copies of networks, and measure what one update below a layer changes for that layer.
+
+    Only the layers below take their step, and the batch stays the same, so that nothing else can
+    have made the difference. Batches are those of :func:`landscapes` with the same seed.
+
+    Args:
+        models: networks as :func:`networks` makes them; they are left as they are.
+        data: what to train on.
+        layer: which of the linear layers to look at, counted from 1; the first has none below.
+        learning_rate: of the steps.
+        steps: number of updates.
+        measure_every: steps between measurements.
+        batch_size: examples, drawn with replacement and for each network anew.
+        loss: of (outputs, targets), averaged over the batch.
+        seed: of the batches.
+
+    Raises:
+        ValueError: if the models are not built alike, or there is no such layer with one below.
+
+    Source: Ioffe & Szegedy (2015), arXiv 1502.03167, for the inputs; Santurkar et al. (2018),
+    arXiv 1805.11604, for the gradient.
+
+    Example:
+        >>> from companion.data import digits
+        >>> options = {"layer": 2, "learning_rate": 0.1, "steps": 10}
+        >>> found = covariate_shift(networks([64, 10, 10], seeds=3), digits(), **options)
+        >>> tuple(found.inputs.shape), bool((found.gradient > 0).all())
+        ((2, 3), True)
+
+    """
+    differentiate, start = _differentiation(models, loss)
+    linear = [i for i, part in enumerate(models[0]) if isinstance(part, nn.Linear)]
+    if not 2 <= positive_integer("layer", layer) <= len(linear):
+        raise ValueError(f"layer must be from 2 to {len(linear)}, got {layer}")
+    place = linear[layer - 1]
+    head, name = models[0][:place], f"{place}.weight"
+    below = [n for n in start if int(n.split(".")[0]) < place]
+
+    def entering(parameters: Parameters, inputs: Tensor) -> Tensor:
+        lower = {n: parameters[n] for n in below}
+        return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
+
+    def measure(parameters: Parameters, inputs: Tensor, targets: Tensor) -> CovariateShift:
+        gradient = differentiate(parameters, inputs, targets)[1]
+        moved = _moved(parameters, gradient, learning_rate)
+        mixed = parameters | {n: moved[n] for n in below}
+        change = differentiate(mixed, inputs, targets)[1][name] - gradient[name]
+        before, after = entering(parameters, inputs), entering(mixed, inputs)
+        spread = before.std(1)
+        shift = (after.mean(1) - before.mean(1)).abs() / spread
+        return CovariateShift(
+            inputs=shift.where(spread > 0, torch.nan).nanmean(-1),
+            gradient=_length([change]) / _length([gradient[name]]),
+        )
+
+    found = _descend(
+        measure,
+        differentiate,
+        start,
+        data,
+        learning_rate=learning_rate,
+        steps=steps,
+        measure_every=measure_every,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return CovariateShift(*(torch.stack(column) for column in zip(*found, strict=True)))

@@ -1335,6 +1335,24 @@ MUTATIONS = [
         "tests/test_landscape.py::test_networks_are_the_plain_ones_with_a_norm[batch-True]",
     ),
     Mutation(
+        "companion/explosion.py",
+        "stages += [deltas[i] * variance.sqrt(), deltas[i]]",
+        "stages += [deltas[i] * variance, deltas[i]]",
+        "tests/test_explosion.py::test_the_factors_are_those_of_the_backward_pass",
+    ),
+    Mutation(
+        "companion/landscape.py",
+        "mixed = parameters | {n: moved[n] for n in below}",
+        "mixed = moved",
+        "tests/test_landscape.py::test_the_covariate_shift_is_what_updating_the_layers_below_does",
+    ),
+    Mutation(
+        "companion/landscape.py",
+        "shift.where(spread > 0, torch.nan).nanmean(-1)",
+        "shift.nan_to_num().mean(-1)",
+        "tests/test_landscape.py::test_an_input_that_does_not_vary_is_left_out_of_the_shift",
+    ),
+    Mutation(
         "companion/normalization.py",
         "root.square().mean().item()",
         "(root.square().mean() * size / (size - 1)).item()",

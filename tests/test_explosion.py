@@ -9,7 +9,7 @@ from helpers import four_errors, normal, same, within
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion import activations, backprop, explosion
+from companion import activations, backprop, explosion, landscape
 from companion.activations import Activation
 from companion.normalization import standardize
 
@@ -191,3 +191,62 @@ def flat() -> Activation:
 def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---------------------------------------------------------------- taken apart
+
+
+def network(*sizes: int, activation: str = "relu", **kind: object) -> nn.Sequential:
+    model = landscape.networks(sizes, activation, **kind)[0]
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.add_(0.2 * normal(*parameter.shape, seed=i))
+    return model
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_the_factors_are_those_of_the_backward_pass(activation: str) -> None:
+    model = network(6, 9, 5, 8, 3, activation=activation)
+    x, t = normal(12, 6, seed=30), torch.arange(12) % 3
+    found = explosion.backward_factors(model, x, t)
+    # By hand, from the formula of the norm's gradient.
+    z, y = [], []
+    a = x
+    for linear, norm, phi in zip(model[:-1:3], model[1::3], model[2::3], strict=True):
+        z.append(linear(a))
+        y.append(norm(z[-1]))
+        a = phi(y[-1])
+    out = model[-1](a)
+    deltas = torch.autograd.grad(functional.cross_entropy(out, t), z)
+    slope = activations.get(activation).slope
+    for i in range(2):
+        below = deltas[i + 1] @ model[3 * i + 3].weight
+        g = below * slope(y[i]) * model[3 * i + 1].weight
+        s = (z[i].var(0, correction=0) + 1e-5).sqrt()
+        x_hat = (z[i] - z[i].mean(0)) / s
+        left = g - g.mean(0) - x_hat * (g * x_hat).mean(0)
+        stages = [t.square().sum() for t in (deltas[i + 1], below, g, left, left / s)]
+        same(stages[-1], deltas[i].square().sum())
+        for factor, above, under in zip(found, stages, stages[1:]):
+            same(factor[i].detach(), (under / above).detach())
+    assert not any(factor.requires_grad for factor in found)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_factors_of_a_wide_random_network_are_those_of_the_theory() -> None:
+    models = landscape.networks([40, *[300] * 5, 300], "relu", seeds=4)
+    x, g = normal(64, 40, seed=50), normal(64, 300, seed=51)
+    found = [
+        explosion.backward_factors(m, x, g, loss=lambda out, g: (out * g).sum()) for m in models
+    ]
+    # Below the first step down there are inputs, not activations.
+    values = torch.stack([torch.stack(each) for each in found])[..., 1:].mean((0, 2))
+    # σ_w², E[φ′²], all but two of 64 directions, and 1/(σ_w² Var φ) with the mean of 1/χ².
+    expected = torch.tensor([2, 0.5, 62 / 64, 64 / 61 / (1 - 1 / math.pi)]).double()
+    torch.testing.assert_close(values, expected, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("kind", [{"norm": "none"}, {"norm": "layer"}, {"after": True}])
+def test_factors_are_of_batch_norm_before_the_activation(kind: dict) -> None:
+    with pytest.raises(ValueError, match="model must be linear layers with batch norm, got"):
+        explosion.backward_factors(network(4, 5, 5, 2, **kind), normal(6, 4), torch.arange(6) % 2)

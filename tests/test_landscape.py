@@ -133,3 +133,54 @@ def walk(**kind: object) -> object:
 def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---------------------------------------------------------------- what the layers below do
+
+
+@pytest.mark.parametrize(("norm", "layer"), [("none", 3), ("batch", 3), ("batch", 2)])
+def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, layer: int) -> None:
+    models = landscape.networks([64, 8, 7, 10], "tanh", norm=norm, seeds=2)
+    data, rate = small(), 0.7
+    kind = {"layer": layer, "learning_rate": rate, "steps": 3, "measure_every": 3}
+    found = landscape.covariate_shift(models, data, batch_size=30, seed=4, **kind)
+    assert found.inputs.shape == found.gradient.shape == (2, 2)
+    generator = torch.Generator().manual_seed(4)
+    for step in range(4):
+        rows = torch.randint(200, (2, 30), generator=generator)
+        for i, model in enumerate(models):
+            x, y = data.train_inputs[rows[i]], data.train_targets[rows[i]]
+            place = [j for j, part in enumerate(model) if isinstance(part, nn.Linear)][layer - 1]
+            model.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            before = model[place].weight.grad.clone()
+            entering = model[:place](x).detach()
+            torch.optim.SGD(model[:place].parameters(), lr=rate).step()
+            if step % 3 == 0:
+                moved = model[:place](x).detach().mean(0) - entering.mean(0)
+                same(found.inputs[step // 3, i], (moved.abs() / entering.std(0)).mean())
+                weight = model[place].weight
+                again = torch.autograd.grad(functional.cross_entropy(model(x), y), weight)[0]
+                same(found.gradient[step // 3, i], (again - before).norm() / before.norm())
+            torch.optim.SGD(model[place:].parameters(), lr=rate).step()
+
+
+def test_an_input_that_does_not_vary_is_left_out_of_the_shift() -> None:
+    model = landscape.networks([64, 4, 10], "relu", norm="none")[0]
+    alive = landscape.covariate_shift([model], small(), layer=2, learning_rate=0.1, steps=1)
+    with torch.no_grad():
+        for parameter in (model[0].weight, model[0].bias, model[2].weight):
+            # A fifth unit that is off.
+            rows = parameter.shape[0] if parameter is not model[2].weight else None
+            pad = torch.full_like(parameter[:1] if rows else parameter[:, :1], -1.0)
+            parameter.set_(torch.cat([parameter, pad], 0 if rows else 1))
+        model[0].weight[-1] = 0.0
+    found = landscape.covariate_shift([model], small(), layer=2, learning_rate=0.1, steps=1)
+    same(found.inputs, alive.inputs)
+
+
+@pytest.mark.parametrize("layer", [1, 4])
+def test_a_layer_without_one_below_is_refused(layer: int) -> None:
+    models = landscape.networks([64, 4, 4, 10])
+    with pytest.raises(ValueError, match=f"layer must be from 2 to 3, got {layer}"):
+        landscape.covariate_shift(models, small(), layer=layer, learning_rate=0.1)
