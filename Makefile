@@ -13,7 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 DECLARED := pyproject.toml $(CONSTRAINTS)
 
 CHAPTERS := $(wildcard book/*.ipynb)
-# Progress bars off and one thread a process, exactly as when the outputs were stored.
+# Progress bars off and one thread a process, exactly as when the outputs were stored. Where there
+# are two, they wait without spinning: those of two chapters side by side starve each other else.
 RUNNER := TQDM_DISABLE=1 OMP_NUM_THREADS=1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
@@ -71,7 +72,7 @@ test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter 
 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
-	TQDM_DISABLE=1 OMP_NUM_THREADS=2 $(PYTEST) -n 0 $(NBVAL) $(CHAPTERS)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PYTEST) $(NBVAL) $(CHAPTERS)
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
 	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
