@@ -278,12 +278,14 @@ class Run:
         networks: as they were when they stopped.
         task: what they learned.
         loss: (steps done, S) loss on the new batch of each step, before its update.
+        gradient_norm: (steps done, S) norm of that step's whole gradient, before it is clipped.
 
     """
 
     networks: Networks
     task: Task
     loss: Tensor
+    gradient_norm: Tensor
 
     @property
     def smoothed(self) -> Tensor:
@@ -346,12 +348,14 @@ def train(
     parameters = [parameter.requires_grad_() for parameter in made.parameters]
     optimizer = entry.optimizer(parameters)
     generators = [torch.Generator().manual_seed(data_seed + i) for i in range(seeds)]
-    losses: list[Tensor] = []
+    losses, norms = [], []
     done = torch.zeros(seeds, dtype=torch.bool)
     for _ in bar(range(positive_integer("steps", steps)), task.name, show=progress):
         loss = _loss(made, task, *_batch(task, batch_size, generators, dtype))
         gradients = torch.autograd.grad(loss.sum(), parameters)
-        for parameter, gradient in zip(parameters, _clipped(gradients, entry.max_norm)):
+        norms.append(_norm(gradients))
+        clipped = _clipped(gradients, norms[-1], entry.max_norm)
+        for parameter, gradient in zip(parameters, clipped, strict=True):
             parameter.grad = gradient
         optimizer.step()
         losses.append(loss.detach())
@@ -362,7 +366,7 @@ def train(
             break
     for parameter in parameters:
         parameter.requires_grad_(False).grad = None
-    return Run(made, task, torch.stack(losses))
+    return Run(made, task, torch.stack(losses), torch.stack(norms))
 
 
 def _batch(
@@ -388,13 +392,15 @@ def _loss(networks: Networks, task: Task, inputs: Tensor, targets: Tensor) -> Te
     return each.mean((0, -1)) if task.every_step else each.mean(-1)
 
 
-def _clipped(gradients: Iterable[Tensor], max_norm: float) -> list[Tensor]:
-    """Scale each network's gradient, of all its parameters together, down to the largest norm."""
-    gradients = list(gradients)
+def _norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Return the norm of each network's gradient, of all its parameters together."""
+    return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+
+
+def _clipped(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> Iterable[Tensor]:
+    """Scale each network's gradient down to the largest norm."""
     if max_norm == math.inf:
         return gradients
-    squares = [gradient.flatten(1).square().sum(1) for gradient in gradients]
-    norm = torch.stack(squares).sum(0).sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ has it
     return [g * factor.reshape(-1, *[1] * (g.dim() - 1)) for g in gradients]
 
