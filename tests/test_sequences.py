@@ -284,7 +284,7 @@ def test_a_race_gives_all_the_same_batches() -> None:
     assert torch.equal(found["a"].loss, found["b"].loss)
     default = sequences.race(hidden=2, steps=1, seeds=1, batch_size=1, progress=False)
     assert list(default) == list(sequences.entries())
-    assert {run.task.length for run in default.values()} == {50}
+    assert {run.task.length for run in default.values()} == {30}
 
 
 @pytest.mark.parametrize(
