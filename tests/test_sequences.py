@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from chapters import BOOK, read
 from helpers import four_errors, normal, reproducible, same
 from hypothesis import given
 from hypothesis import strategies as st
@@ -333,3 +334,23 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_longer_run_says_who_solved_what() -> None:
+    runs = [(sequences.adding, 2, 1), (sequences.sequential_digits, "train", 1)]
+    lines = sequences.longer_run(runs, progress=False).splitlines()
+    assert lines[0] == "adding, 2 steps, 1 updates"
+    assert lines[6] == "sequential digits, 64 steps, 1 updates"
+    assert lines[1].startswith("  RNN            solved 0 of 6, loss ")
+    assert [line.count("test accuracy") for line in lines] == [0] * 7 + [1] * 5
+
+
+def test_the_chapter_shows_the_longer_run_that_is_stored() -> None:
+    stored = (BOOK / "_static" / "long-race.txt").read_text(encoding="utf-8")
+    heads = [line for line in stored.splitlines() if not line.startswith(" ")]
+    expected = []
+    for make, size, steps in sequences.LONGER:
+        task = make(size)
+        expected.append(f"{task.name}, {task.length} steps, {steps} updates")
+    assert heads == expected
+    assert any(stored in cell["source"] for cell in read(BOOK / "lstms.ipynb")["cells"])
