@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from chapters import BOOK, read
 from helpers import four_errors, normal, reproducible, same
 from hypothesis import given
 from hypothesis import strategies as st
@@ -343,14 +342,3 @@ def test_the_longer_run_says_who_solved_what() -> None:
     assert lines[6] == "sequential digits, 64 steps, 1 updates"
     assert lines[1].startswith("  RNN            solved 0 of 6, loss ")
     assert [line.count("test accuracy") for line in lines] == [0] * 7 + [1] * 5
-
-
-def test_the_chapter_shows_the_longer_run_that_is_stored() -> None:
-    stored = (BOOK / "_static" / "long-race.txt").read_text(encoding="utf-8")
-    heads = [line for line in stored.splitlines() if not line.startswith(" ")]
-    expected = []
-    for make, size, steps in sequences.LONGER:
-        task = make(size)
-        expected.append(f"{task.name}, {task.length} steps, {steps} updates")
-    assert heads == expected
-    assert any(stored in cell["source"] for cell in read(BOOK / "lstms.ipynb")["cells"])
