@@ -67,6 +67,8 @@ class Cell:
                 f"weight_ih needs {rows} rows as weight_hh has, "
                 f"got shape {tuple(self.weight_ih.shape)}"
             )
+        if (self.bias_ih is None) != (self.bias_hh is None):
+            raise ValueError("bias_ih and bias_hh must both be given, or neither")
 
     @property
     def hidden(self) -> int:
@@ -103,11 +105,9 @@ def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell
                 f"got {getattr(model, name)}"
             )
     held = {name.removesuffix("_l0"): p.detach().to(dtype) for name, p in model.named_parameters()}
-    return Cell(type(model).__name__.lower(), **held, nonlinearity=_nonlinearity(model))
-
-
-def _nonlinearity(model: nn.Module) -> str:
-    return getattr(model, "nonlinearity", "tanh")
+    return Cell(
+        type(model).__name__.lower(), **held, nonlinearity=getattr(model, "nonlinearity", "tanh")
+    )
 
 
 def stack(cells: list[Cell]) -> Cell:
@@ -234,7 +234,7 @@ def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
 
     """
     _check_inputs(cell, inputs)
-    state = start(cell, inputs) if state is None else state
+    state = _begun(cell, inputs, state)
     states, kept = [state], []
     for driven in drive(cell, inputs):
         state, keep = step(cell, driven, state)
@@ -246,6 +246,19 @@ def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
         torch.stack([s.c for s in states]) if lstm else None,
         None if kept[0] is None else torch.stack(kept),
     )
+
+
+def _begun(cell: Cell, inputs: Tensor, state: State | None) -> State:
+    """Return the state to start from, checked against what the cell needs."""
+    zeros = start(cell, inputs)
+    if state is None:
+        return zeros
+    for name, given, needed in zip(("h", "c"), state, zeros):
+        found = None if given is None else tuple(given.shape)
+        expected = None if needed is None else tuple(needed.shape)
+        if found != expected:
+            raise ValueError(f"state needs a {name} of shape {expected}, got {found}")
+    return State(*(None if part is None else part.to(inputs.dtype) for part in state))
 
 
 def _check_inputs(cell: Cell, inputs: Tensor) -> None:
@@ -316,7 +329,7 @@ def through_time(
     for name, part in (("of", of), ("wrt", wrt)):
         one_of(name, part, PARTS if found.kind == "lstm" else ("h", "state"))
     order = NORMS[one_of("norm", norm, NORMS)]
-    state = start(found, inputs) if state is None else state
+    state = _begun(found, inputs, state)
     slopes, state = _slopes(found, drive(found, inputs), state)
     pulled = _identity(state, of)
     norms = [_norm(_matrix(pulled, wrt), order)]

@@ -1294,8 +1294,8 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/sequences.py",
-        "norm = torch.stack(squares).sum(0).sqrt()",
-        "norm = torch.stack(squares).amax(0).sqrt()",
+        "for g in gradients]).sum(0).sqrt()",
+        "for g in gradients]).amax(0).sqrt()",
         "tests/test_sequences.py::test_clipping_is_of_each_network_by_itself_and_can_be_left_out",
     ),
     Mutation(

@@ -406,6 +406,21 @@ X = torch.zeros(T, BATCH, INPUTS)
         (lambda: recurrence.through_time(module("gru"), X, wrt="c"), ValueError, "wrt must be one"),
         (lambda: recurrence.through_time(module("lstm"), X, norm="max"), ValueError, "norm must"),
         (lambda: recurrence.direct_path(module("rnn"), X), ValueError, "an RNN has no gate"),
+        (
+            lambda: recurrence.through_time(module("lstm"), X, state=state_of("gru")),
+            ValueError,
+            r"a c of shape \(3, 4\), got None",
+        ),
+        (
+            lambda: recurrence.through_time(module("rnn"), X, state=State(X[0])),
+            ValueError,
+            r"a h of shape \(3, 4\), got \(3, 2\)",
+        ),
+        (
+            lambda: Cell("rnn", torch.ones(3, 2), torch.ones(3, 3), torch.ones(3)),
+            ValueError,
+            "both be given, or neither",
+        ),
         (lambda: recurrence.to_inputs(module("rnn"), X[0]), ValueError, "inputs need shape"),
         (lambda: recurrence.to_inputs(module("rnn"), X, norm="l1"), ValueError, "norm must be"),
         (lambda: recurrence.forget_bias_(nn.RNN(2, 3)), TypeError, "nn.LSTM or nn.GRU, got RNN"),

@@ -153,7 +153,8 @@ def test_side_by_side_is_as_alone_with_torchs_modules(which: str, name: str) -> 
             same(found.loss[step, index], loss)
             update.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(alone.parameters(), 0.3)
+            norm = nn.utils.clip_grad_norm_(alone.parameters(), 0.3)
+            same(found.gradient_norm[step, index], norm)
             update.step()
         same(found.networks.cell.weight_hh[index], alone.layer.weight_hh_l0.detach())
         same(found.networks.bias[index], alone.head.bias.detach())
@@ -163,14 +164,15 @@ def test_clipping_is_of_each_network_by_itself_and_can_be_left_out() -> None:
     g = [normal(3, 2, 2), normal(3, 4)]
     g[0][1] *= 100
     norms = [torch.cat([part[i].flatten() for part in g]).norm() for i in range(3)]
-    found = sequences._clipped(g, 3.0)
+    same(sequences._norm(g), torch.stack(norms))
+    found = sequences._clipped(g, torch.stack(norms), 3.0)
     for i in range(3):
         factor = min(1.0, 3.0 / (norms[i].item() + 1e-6))
         same(found[0][i], g[0][i] * factor)
         same(found[1][i], g[1][i] * factor)
     assert found[0][1].norm() < 3.0 < norms[1]
-    assert sequences._clipped(g, math.inf)[0] is g[0]
-    zero = sequences._clipped([torch.zeros(2, 3)], 1.0)[0]
+    assert sequences._clipped(g, torch.stack(norms), math.inf)[0] is g[0]
+    zero = sequences._clipped([torch.zeros(2, 3)], torch.zeros(2), 1.0)[0]
     assert torch.equal(zero, torch.zeros(2, 3))
 
 
@@ -207,7 +209,8 @@ def test_the_entries_differ_only_in_cell_and_biases() -> None:
 
 def scripted(losses: list[list[float]]) -> sequences.Run:
     task = sequences.adding(4)
-    return sequences.Run(None, task, torch.tensor(losses, dtype=torch.float64).T)
+    loss = torch.tensor(losses, dtype=torch.float64).T
+    return sequences.Run(None, task, loss, loss)
 
 
 def test_solved_and_diverged_are_counted_from_one() -> None:
@@ -281,7 +284,7 @@ def test_a_race_gives_all_the_same_batches() -> None:
     assert torch.equal(found["a"].loss, found["b"].loss)
     default = sequences.race(hidden=2, steps=1, seeds=1, batch_size=1, progress=False)
     assert list(default) == list(sequences.entries())
-    assert {run.task.length for run in default.values()} == {50}
+    assert {run.task.length for run in default.values()} == {30}
 
 
 @pytest.mark.parametrize(
@@ -330,3 +333,12 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_longer_run_says_who_solved_what() -> None:
+    runs = [(sequences.adding, 2, 1), (sequences.sequential_digits, "train", 1)]
+    lines = sequences.longer_run(runs, progress=False).splitlines()
+    assert lines[0] == "adding, 2 steps, 1 updates"
+    assert lines[6] == "sequential digits, 64 steps, 1 updates"
+    assert lines[1].startswith("  RNN            solved 0 of 6, loss ")
+    assert [line.count("test accuracy") for line in lines] == [0] * 7 + [1] * 5
