@@ -325,8 +325,8 @@ def degradation(
     data: Split | None = None,
     learning_rate: float = 0.02,
     momentum: float = 0.9,
-    steps: int = 100,
-    batch_size: int = 128,
+    steps: int = 50,
+    batch_size: int | None = 96,
     seeds: int | Sequence[int] = 6,
     progress: bool = True,
 ) -> Degradation:
@@ -346,7 +346,7 @@ def degradation(
         learning_rate: of gradient descent.
         momentum: of gradient descent.
         steps: number of updates.
-        batch_size: examples a step.
+        batch_size: examples a step; None for all.
         seeds: the seeds to draw, or how many, counting from 0.
         progress: whether to show bars.
 
@@ -385,7 +385,7 @@ def degradation(
                 steps=steps,
                 batch_size=batch_size,
                 record_every=steps,
-                seed=2**31 + seeds[0],
+                seed=[2**31 + seed for seed in seeds],
                 progress=progress,
             )
             deltas = record.delta_norms[0]
