@@ -28,9 +28,14 @@ def address(config: Config) -> str:
 
 
 def description(doctree: nodes.document | None, default: str) -> str:
-    """Return a page's first paragraph of prose, cut at a word to what a search result shows."""
+    """Return a page's first paragraph of prose, cut at a word to what a search result shows.
+
+    The line in italics below a chapter's title, on what it takes to read it, is not meant.
+    """
     for paragraph in doctree.findall(nodes.paragraph) if doctree else ():
         text = " ".join(paragraph.astext().split())
+        if isinstance(paragraph.next_node(), nodes.emphasis):
+            continue
         if isinstance(paragraph.parent, nodes.section) and len(text) > LONGEST // 2:
             return text if len(text) <= LONGEST else text[: LONGEST - 1].rsplit(" ", 1)[0] + "…"
     return default

@@ -87,6 +87,7 @@ def test_every_page_has_a_description_and_a_preview(
         page = pages[f"{path.stem}.html"]
         text = page.select_one("meta[name=description]")["content"]
         assert 50 <= len(text) <= 160, (path.stem, text)
+        assert not text.startswith("About "), (path.stem, text)  # how long it takes, not what it is
         described[text] = path.stem
         shared = {tag["property"]: tag["content"] for tag in page.select("meta[property^='og:']")}
         assert shared["og:title"] == page.article.h1.find(string=True).strip()
