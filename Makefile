@@ -14,7 +14,7 @@ DECLARED := pyproject.toml $(CONSTRAINTS)
 
 CHAPTERS := $(wildcard book/*.ipynb)
 # Progress bars off and one thread a process, exactly as when the outputs were stored. Where there
-# are two, they wait without spinning: those of two chapters side by side starve each other else.
+# are two, they wait without spinning: spinning threads of two chapters would starve each other.
 RUNNER := TQDM_DISABLE=1 OMP_NUM_THREADS=1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg

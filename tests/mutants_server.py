@@ -10,7 +10,10 @@ import os
 import sys
 import traceback
 
+import hypothesis  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 import pytest
+import sklearn.datasets  # noqa: F401
 import torch.func  # noqa: F401
 
 
