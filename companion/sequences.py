@@ -352,15 +352,15 @@ def train(
     parameters = [parameter.requires_grad_() for parameter in made.parameters]
     optimizer = entry.optimizer(parameters)
     generators = [torch.Generator().manual_seed(data_seed + i) for i in range(seeds)]
+    bound = torch.as_tensor(entry.max_norm, dtype=dtype)
     losses, norms = [], []
     done = torch.zeros(seeds, dtype=torch.bool)
     for _ in bar(range(positive_integer("steps", steps)), task.name, show=progress):
         loss = _loss(made, task, *_batch(task, batch_size, generators, dtype))
         gradients = torch.autograd.grad(loss.sum(), parameters)
         norms.append(_norm(gradients))
-        clipped = _clipped(gradients, norms[-1], entry.max_norm)
-        for parameter, gradient in zip(parameters, clipped, strict=True):
-            parameter.grad = gradient
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = training.scaled(gradient, norms[-1], bound)
         optimizer.step()
         losses.append(loss.detach())
         done |= ~torch.isfinite(losses[-1])
@@ -399,14 +399,6 @@ def _loss(networks: Networks, task: Task, inputs: Tensor, targets: Tensor) -> Te
 def _norm(gradients: Iterable[Tensor]) -> Tensor:
     """Return the norm of each network's gradient, of all its parameters together."""
     return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-
-
-def _clipped(gradients: Iterable[Tensor], norm: Tensor, max_norm: float) -> Iterable[Tensor]:
-    """Scale each network's gradient down to the largest norm."""
-    if max_norm == math.inf:
-        return gradients
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_ has it
-    return [g * factor.reshape(-1, *[1] * (g.dim() - 1)) for g in gradients]
 
 
 def race(

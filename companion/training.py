@@ -369,11 +369,22 @@ def _bounds(max_norm: float | Sequence[float], networks: int) -> Tensor:
 def _clipped(gradients: dict[str, Tensor], bounds: Tensor) -> dict[str, Tensor]:
     """Scale the gradient of each network, all its parameters together, to its bound at most."""
     norms = _norms(gradients.values()).norm(dim=1)
-    factors = (bounds / (norms + 1e-6)).clamp(max=1.0)
-    return {
-        name: gradient * factors.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
-        for name, gradient in gradients.items()
-    }
+    return {name: scaled(gradient, norms, bounds) for name, gradient in gradients.items()}
+
+
+def scaled(gradient: Tensor, norms: Tensor, bounds: Tensor) -> Tensor:
+    """Scale each network's part of a gradient by min(1, bound/norm), as torch's clip_grad_norm_.
+
+    Where the bound is infinite it stays as it is, whatever its norm.
+
+    Args:
+        gradient: (S, …) of S networks.
+        norms: (S,) of each network's whole gradient.
+        bounds: (S,) the largest norm of each.
+
+    """
+    factors = torch.where(bounds.isinf(), 1.0, (bounds / (norms + 1e-6)).clamp(max=1.0))
+    return gradient * factors.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
 
 
 def _update(

@@ -102,6 +102,12 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/training.py",
+        "torch.where(bounds.isinf(), 1.0, (bounds / (norms + 1e-6)).clamp(max=1.0))",
+        "(bounds / (norms + 1e-6)).clamp(max=1.0)",
+        "tests/test_training.py::test_a_gradient_is_scaled_to_its_bound_or_left_alone",
+    ),
+    Mutation(
+        "companion/training.py",
         "norms = _norms(gradients.values()).norm(dim=1)",
         "norms = _norms(gradients.values()).norm() * torch.ones(len(_norms(gradients.values())))",
         "tests/test_training.py::test_each_network_is_clipped_by_its_own_norm",
@@ -1296,7 +1302,7 @@ MUTATIONS = [
         "companion/sequences.py",
         "for g in gradients]).sum(0).sqrt()",
         "for g in gradients]).amax(0).sqrt()",
-        "tests/test_sequences.py::test_clipping_is_of_each_network_by_itself_and_can_be_left_out",
+        "tests/test_sequences.py::test_the_norm_is_of_each_network_and_all_its_parameters",
     ),
     Mutation(
         "companion/sequences.py",

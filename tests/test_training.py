@@ -179,6 +179,14 @@ def test_each_network_may_have_its_own_threshold_and_seed() -> None:
     assert_same_weights(models, others)
 
 
+def test_a_gradient_is_scaled_to_its_bound_or_left_alone() -> None:
+    norms = torch.tensor([5.0, 0.5, 5.0, math.inf, 0.0])
+    bounds = torch.tensor([1.0, 1.0, math.inf, math.inf, 1.0])
+    found = training.scaled(torch.ones(5, 2), norms, bounds)
+    expected = torch.tensor([1 / (5 + 1e-6), 1.0, 1.0, 1.0, 1.0])
+    torch.testing.assert_close(found, expected[:, None].expand(5, 2))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

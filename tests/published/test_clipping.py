@@ -57,17 +57,20 @@ def test_p25_torch_makes_nan_of_infinity_and_ours_refuses() -> None:
 
 def test_p26_clipping_speeds_descent_on_the_quartic() -> None:
     sizes = (2.5, 5.0, 10.0)
-    plain = [cliffs.fastest(size, clip=False).steps for size in sizes]
+    plain = [cliffs.fastest(size, clip=False) for size in sizes]
     clipped = [cliffs.fastest(size, clip=True).steps for size in sizes]
-    # No rate above 1/(2·size²) shrinks the outermost start, and at a rate of c/size² what is left
-    # takes time as its inverse: four times the steps for twice the distance. A clip allows another
-    # rate near the minimum, and the steps grow with an exponent of 2/3 at most.
-    for near, far in pairwise(plain):
-        assert 3.6 < far / near < 4.4
+    end = (0.01 / 4) ** (1 / 3)  # where the gradient 4x³ is the tolerance
+    for size, (steps, rate, _) in zip(sizes, plain, strict=True):
+        # No larger rate shrinks the outermost start, and each step adds 8η to 1/x² or more.
+        assert rate < 1 / (2 * size**2)
+        assert steps <= 1 + 1 / (8 * rate * end**2)
+        # A rate near the largest is the best, so that the steps grow as size².
+        assert rate > 0.8 / (2 * size**2)
+        assert steps > 0.9 / (8 * rate * end**2)
+    # A clip leaves an exponent of 2/3, to the whole steps that are counted.
     for near, far in pairwise(clipped):
-        assert far / near < 2 ** (2 / 3) + 0.25  # counts below 20 move by a whole step
-    assert 1200 < plain[-1] < 1600
-    assert clipped[-1] < 22
+        assert (far - 1) / (near + 1) < 2 ** (2 / 3) < (far + 1) / (near - 1)
+    assert 100 * clipped[-1] < plain[-1].steps
 
 
 # P27. Pascanu, Mikolov & Bengio (2013), arXiv 1211.5063.

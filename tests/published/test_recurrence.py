@@ -89,22 +89,30 @@ def left_after_100_steps(name: str) -> Tensor:
     return (norms[0, :, 0] / 8).log10()
 
 
-@pytest.mark.parametrize(
-    ("name", "expected", "tolerance"),
-    [
-        ("LSTM", -19.8, 1.0),
-        ("LSTM, b_f = 1", -7.1, 1.0),
-        ("LSTM, chrono", -0.69, 0.05),
-        ("GRU", -18.8, 2.0),
-        ("RNN", -22.3, 3.0),
-        ("IRNN", 0.0, 0.4),
-    ],
-)
-def test_p23_what_is_left_after_100_steps(name: str, expected: float, tolerance: float) -> None:
-    # The tolerance is some two standard deviations over seeds; the published value is a mean of a
-    # few. An IRNN loses the units that its inputs silence.
+# Published with the standard deviation over some seeds, where one is given.
+PUBLISHED = {
+    "LSTM": (-19.8, 0.4),
+    "LSTM, b_f = 1": (-7.1, 0.0),
+    "LSTM, chrono": (-0.69, 0.02),
+    "GRU": (-18.8, 0.0),
+    "RNN": (-22.3, 0.0),
+}
+
+
+@pytest.mark.parametrize(("name", "expected", "std"), [(n, *v) for n, v in PUBLISHED.items()])
+def test_p23_what_is_left_after_100_steps(name: str, expected: float, std: float) -> None:
+    # Four errors of our mean, two standard deviations of theirs, and half of their last digit.
     found = left_after_100_steps(name)
-    assert found.mean().item() == pytest.approx(expected, abs=tolerance)
+    digit = 0.005 if name == "LSTM, chrono" else 0.05
+    assert abs(found.mean().item() - expected) <= four_errors(found) + 2 * std + digit
+    assert four_errors(found) < 2
+
+
+def test_p23_an_irnn_keeps_its_gradient() -> None:
+    # In every direction but those of the units that its inputs silence.
+    found = left_after_100_steps("IRNN")
+    assert found.max() <= 1e-9
+    assert found.min() > -0.5
 
 
 def test_p23_the_forget_bias_decides() -> None:
