@@ -74,9 +74,49 @@ class Record:
         return [i for i, name in enumerate(self.names) if name.split(".")[-1] == suffix]
 
 
-def sgd(learning_rate: float, momentum: float = 0.0) -> Callable[[Iterable], torch.optim.Optimizer]:
-    """Return what :func:`train` takes as an optimizer: plain gradient descent, or with momentum."""
-    return lambda parameters: torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
+class _RatedSGD(torch.optim.SGD):
+    """Gradient descent with a learning rate for each network."""
+
+    def __init__(self, parameters: Iterable, rates: Tensor, momentum: float) -> None:
+        super().__init__(parameters, lr=1.0, momentum=momentum)
+        self.rates = rates
+
+    def step(self) -> None:
+        """Make one update, in which network i has the rate ``rates[i]``."""
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                rates = self.rates.to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))
+                parameter.grad = parameter.grad * rates
+        super().step()
+
+
+def sgd(
+    learning_rate: float | Sequence[float], momentum: float = 0.0
+) -> Callable[[Iterable], torch.optim.Optimizer]:
+    """Return what :func:`train` takes as an optimizer: plain gradient descent, or with momentum.
+
+    Args:
+        learning_rate: one number, or one for each network.
+        momentum: as torch's.
+
+    Raises:
+        ValueError: if there is not one learning rate for each network; torch's own for its others.
+
+    """
+    if not isinstance(learning_rate, Sequence):
+        return lambda parameters: torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
+    rates = torch.tensor(learning_rate, dtype=torch.float64)
+
+    def optimizer(parameters: Iterable) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        if rates.shape != parameters[0].shape[:1] or not (rates >= 0).all():
+            raise ValueError(
+                f"learning_rate must be a number of at least 0 or one for each of "
+                f"{len(parameters[0])} models, got {learning_rate!r}"
+            )
+        return _RatedSGD(parameters, rates, momentum)
+
+    return optimizer
 
 
 def adam(learning_rate: float) -> Callable[[Iterable], torch.optim.Optimizer]:

@@ -92,6 +92,12 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/training.py",
+        "self.rates.to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))",
+        "self.rates.to(parameter.dtype)[0]",
+        "tests/test_training.py::test_each_network_may_have_its_own_learning_rate",
+    ),
+    Mutation(
+        "companion/training.py",
         "                gradients = _clipped(gradients, bounds)\n"
         "            _update(update, parameters, gradients, going)",
         "                _update(update, parameters, gradients, going)\n"

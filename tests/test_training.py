@@ -179,6 +179,22 @@ def test_each_network_may_have_its_own_threshold_and_seed() -> None:
     assert_same_weights(models, others)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_each_network_may_have_its_own_learning_rate(momentum: float) -> None:
+    rates, options = [0.3, 0.0, 0.01], {"steps": 4, "batch_size": 9}
+    models, others = ([mlp(seed) for seed in range(3)] for _ in range(2))
+    train(models, data(), optimizer=sgd(rates, momentum), **options)
+    for seed, (other, rate) in enumerate(zip(others, rates, strict=True)):
+        train(other, data(), optimizer=sgd(rate, momentum), seed=seed, **options)
+    assert_same_weights(models, others)
+
+
+@pytest.mark.parametrize("rates", [[0.1], [0.1, -1.0], [0.1, math.nan]])
+def test_a_learning_rate_for_each_network_or_one_for_all(rates: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"learning_rate must be .* each of 2 models, got \[0.1"):
+        train([mlp(0), mlp(1)], data(), optimizer=sgd(rates), steps=1)
+
+
 def test_a_gradient_is_scaled_to_its_bound_or_left_alone() -> None:
     norms = torch.tensor([5.0, 0.5, 5.0, math.inf, 0.0])
     bounds = torch.tensor([1.0, 1.0, math.inf, math.inf, 1.0])
