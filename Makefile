@@ -16,6 +16,8 @@ CHAPTERS := $(wildcard book/*.ipynb)
 # Progress bars off and one thread a process, exactly as when the outputs were stored. Where there
 # are two, they wait without spinning: spinning threads of two chapters would starve each other.
 RUNNER := TQDM_DISABLE=1 OMP_NUM_THREADS=1
+OTHER_KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
+TWO_THREADS := TQDM_DISABLE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
@@ -71,15 +73,15 @@ test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter 
 	$(RUNNER) $(PYTEST) --doctest-modules $(NBVAL) tests companion $(CHAPTERS)
 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
-	TQDM_DISABLE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PYTEST) $(NBVAL) $(CHAPTERS)
+	$(OTHER_KERNELS) $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
+	$(TWO_THREADS) $(PYTEST) $(NBVAL) $(CHAPTERS)
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
 	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
 
-test-colab: $(VENV)/.test ## run the last commit's chapters on Colab's versions, through their own first cell
-	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(RUNNER) \
-		$(BIN)/python -m pytest --durations=0 tests/colab.py
+test-colab: $(VENV)/.test ## run the last commit's chapters on Colab's versions, on other kernels and two threads
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(OTHER_KERNELS) $(TWO_THREADS) \
+		$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=0 tests/colab.py
 
 bench: $(VENV)/.test ## run the benchmarks in tests/benchmarks
 	@shopt -s nullglob; scripts=(tests/benchmarks/*.py); \
