@@ -24,6 +24,8 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.sequences` -- tasks that need memory, and a race to learn them
 * :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
 * :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
+* :mod:`companion.monitor` -- what happens in your own network while it trains, nearly free
+* :mod:`companion.log` -- what a monitor wrote down, to be saved and read back
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
@@ -50,6 +52,8 @@ __all__ = [
     "initialization",
     "jacobian",
     "landscape",
+    "log",
+    "monitor",
     "normalization",
     "paths",
     "phase",

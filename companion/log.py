@@ -1,0 +1,203 @@
+"""The log of a monitored run: what was measured, at which step, at which layer.
+
+A log is plain numbers. It can be saved, read back on another machine, and diagnosed there.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+"""The version of the JSON that :meth:`Log.to_json` writes and :meth:`Log.from_json` takes."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the network: a module with a weight matrix that was executed.
+
+    Attributes:
+        name: of the module, without the prefixes of wrappers (``module.``, ``_orig_mod.``).
+        kind: name of its class, as ``"Linear"`` or ``"LSTM"``.
+        units: outputs at one position: features, or channels.
+        calls: how often it ran in one forward pass of the model.
+        parameters: names of its own parameters, the weight first.
+        activation: what is applied to its output, as :mod:`companion.activations` calls it, or the
+            name of the class; None if nothing was recognised.
+        normalized: whether its output goes straight into a normalization.
+        frozen: whether none of its parameters requires a gradient.
+
+    """
+
+    name: str
+    kind: str
+    units: int
+    calls: int
+    parameters: tuple[str, ...]
+    activation: str | None
+    normalized: bool
+    frozen: bool
+
+
+@dataclass(frozen=True)
+class Log:
+    """What was measured in N steps of a run, at T of them, of L layers and P parameters.
+
+    Tensors are float64 (``steps`` and ``times`` are int64) on the CPU, and NaN where a thing was
+    not measured at that step. Gradients are those of the loss, before any clipping, with the loss
+    scale of mixed precision divided out.
+
+    Attributes:
+        layers: in the order in which they are executed.
+        parameters: names of all the model's parameters, without the prefixes of wrappers.
+        every: how many steps lie between two samples.
+        loss: (N,) of every step.
+        steps: (T,) indices of the steps that were sampled; the first always is.
+        delta_norms: (T, L) norm of δ, the gradient at the layer's output, over the batch.
+        gradient_norms: (T, P) norm of each parameter's gradient.
+        weight_norms: (T, P) norm of each parameter before the step.
+        update_norms: (T, P) norm of what the step added to each parameter.
+        output_mean: (T, L) mean of z, what the layer returns, over all its entries.
+        output_variance: (T, L) biased variance of the same.
+        activation_mean: (T, L) mean after the layer's activation.
+        activation_variance: (T, L) biased variance after it.
+        saturated: (T, L) share of *units* whose mean slope is below 5 % of the largest.
+        dead: (T, L) share of units that no position of the batch gives a slope other than 0.
+        slope_mean: (T, L) E[φ′] of the activation's slope.
+        slope_square: (T, L) E[φ′²].
+        total_norm: (T,) norm of all gradients as one vector.
+        non_finite: (T,) how many entries of the gradients are not finite.
+        underflow: (T,) share of the nonzero gradient entries that float16 would flush to zero at
+            the loss scale in use.
+        input_mean: (T,) mean of the model's first floating-point input.
+        input_variance: (T,) biased variance of the same.
+        input_spread: (T,) largest over smallest nonzero standard deviation of its features.
+        through_time: (T, L, K) log₁₀ of the norm of δ at K positions in time, first to last.
+        times: (L,) how many positions in time there are; 0 for layers without.
+        scale: (T,) the loss scale, 1 without.
+        skipped: (T,) 1 where the step was skipped because of it.
+        dtype: of the model's parameters, as ``"float32"``.
+        torch_version: with which the log was made.
+
+    """
+
+    layers: tuple[Layer, ...]
+    parameters: tuple[str, ...]
+    every: int
+    loss: Tensor
+    steps: Tensor
+    delta_norms: Tensor
+    gradient_norms: Tensor
+    weight_norms: Tensor
+    update_norms: Tensor
+    output_mean: Tensor
+    output_variance: Tensor
+    activation_mean: Tensor
+    activation_variance: Tensor
+    saturated: Tensor
+    dead: Tensor
+    slope_mean: Tensor
+    slope_square: Tensor
+    total_norm: Tensor
+    non_finite: Tensor
+    underflow: Tensor
+    input_mean: Tensor
+    input_variance: Tensor
+    input_spread: Tensor
+    through_time: Tensor
+    times: Tensor
+    scale: Tensor
+    skipped: Tensor
+    dtype: str
+    torch_version: str
+
+    def __repr__(self) -> str:
+        return (
+            f"Log({len(self.loss)} steps, {len(self.steps)} sampled, {len(self.layers)} layers, "
+            f"{len(self.parameters)} parameters)"
+        )
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the log as plain JSON: NaN as null, infinity as ``"inf"``.
+
+        Args:
+            path: of the file, which is overwritten.
+
+        """
+        Path(path).write_text(json.dumps(_to_plain(self), allow_nan=False), encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "Log":
+        """Read a log that :meth:`to_json` has written; it is equal to the last digit.
+
+        Raises:
+            ValueError: if the file is not JSON, of another format, or lacks a field.
+
+        """
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"path needs a log in JSON, got {Path(path).name}: {error}") from error
+        return _from_plain(plain)
+
+
+_WHOLE = ("steps", "times")
+_TENSORS = tuple(field.name for field in fields(Log) if field.type is Tensor)
+
+
+def _numbers_to_plain(values: Any) -> Any:  # noqa: ANN401, as deep as the tensor
+    if isinstance(values, list):
+        return [_numbers_to_plain(value) for value in values]
+    if math.isnan(values):
+        return None
+    if math.isinf(values):
+        return "inf" if values > 0 else "-inf"
+    return values
+
+
+def _numbers_from_plain(values: Any) -> Any:  # noqa: ANN401
+    if isinstance(values, list):
+        return [_numbers_from_plain(value) for value in values]
+    return math.nan if values is None else float(values)
+
+
+def _to_plain(log: Log) -> dict[str, Any]:
+    plain: dict[str, Any] = {"format": FORMAT}
+    for field in fields(log):
+        value = getattr(log, field.name)
+        if field.name in _TENSORS:
+            # The shape is needed where a dimension is empty.
+            numbers = _numbers_to_plain(value.flatten().tolist())
+            value = {"shape": list(value.shape), "values": numbers}
+        elif field.name == "layers":
+            value = [asdict(layer) for layer in value]
+        plain[field.name] = value
+    return plain
+
+
+def _from_plain(plain: object) -> Log:
+    found = plain.get("format") if isinstance(plain, dict) else None
+    if not isinstance(plain, dict) or found != FORMAT:
+        raise ValueError(f"a log needs format {FORMAT}, got {found!r}")
+    missing = [field.name for field in fields(Log) if field.name not in plain]
+    if missing:
+        raise ValueError(f"a log needs the fields {missing}, got only {sorted(plain)}")
+    values = {field.name: plain[field.name] for field in fields(Log)}
+    try:
+        for name in _TENSORS:
+            dtype = torch.int64 if name in _WHOLE else torch.float64
+            numbers = _numbers_from_plain(values[name]["values"])
+            values[name] = torch.tensor(numbers, dtype=dtype).reshape(values[name]["shape"])
+        values["layers"] = tuple(_layer(layer) for layer in values["layers"])
+        values["parameters"] = tuple(values["parameters"])
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"a log has a field that cannot be read: {error}") from error
+    return Log(**values)
+
+
+def _layer(plain: dict[str, Any]) -> Layer:
+    return Layer(**(plain | {"parameters": tuple(plain["parameters"])}))
