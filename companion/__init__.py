@@ -25,6 +25,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
 * :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
 * :mod:`companion.monitor` -- what happens in your own network while it trains, nearly free
+* :mod:`companion.watching` -- how it sees which layers run, what they return, and the gradient
 * :mod:`companion.log` -- what a monitor wrote down, to be saved and read back
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
@@ -68,6 +69,7 @@ __all__ = [
     "stream",
     "training",
     "transformer",
+    "watching",
 ]
 
 
