@@ -7,6 +7,7 @@ layer as it is executed, and everything is read from the device once.
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +18,17 @@ from torch.utils.hooks import RemovableHandle
 
 from companion._checks import positive_integer
 from companion.log import Layer, Log
-from companion.watching import POSITIONS, UNROLLED, Seen, Watch, positions, read, spread, wide
+from companion.watching import (
+    POSITIONS,
+    UNROLLED,
+    Ledger,
+    Seen,
+    Watch,
+    positions,
+    read,
+    spread,
+    wide,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure  # noqa: F401
@@ -106,6 +117,8 @@ class GradientMonitor:
         self._inside = False
         self._handles: list[RemovableHandle] = []
         self._before: list[Tensor] = []
+        self._parameters: list[nn.Parameter] = []
+        self._heralds: list[nn.Parameter] = []
         self._begun = self._queued = False
         self._stance: AbstractContextManager | None = None
 
@@ -122,6 +135,8 @@ class GradientMonitor:
             raise RuntimeError("this monitor is watching already; leave its `with` block first")
         _refuse_shards(self.model)
         self._inside = True
+        self._parameters = list(self.model.parameters())
+        self._heralds = _heralds(self.model)
         try:
             self._arm()
         except BaseException:
@@ -169,9 +184,7 @@ class GradientMonitor:
         self._watch.sample()
         if not self._handles:
             self._handles = [
-                p.register_post_accumulate_grad_hook(self._arrived)
-                for p in self.model.parameters()
-                if p.requires_grad
+                p.register_post_accumulate_grad_hook(self._arrived) for p in self._heralds
             ]
 
     def _disarm(self) -> None:
@@ -183,21 +196,16 @@ class GradientMonitor:
 
     # ------------------------------------------------------------ during a sampled step
 
-    @property
-    def _parameters(self) -> list[Tensor]:
-        return list(self.model.parameters())
-
     def _begin(self) -> None:
         """Keep the weights as they are before the step, when its first forward pass begins."""
         if self._begun:
             return
         self._begun = True
-        parameters = self._parameters
         if self.gradients_only:
             return
         with torch.no_grad():
-            self._row.weights = _norms([p.detach() for p in parameters])
-            learning = [p.detach() for p in parameters if p.requires_grad]
+            self._row.weights = Norms([p.detach() for p in self._parameters])
+            learning = [p.detach() for p in self._parameters if p.requires_grad]
             if not _fit(self._before, learning):
                 self._before = [torch.empty_like(p) for p in learning]
             torch._foreach_copy_(self._before, learning)
@@ -217,7 +225,7 @@ class GradientMonitor:
         row, parameters = self._row, self._parameters
         found = [(i, _dense(p.grad)) for i, p in enumerate(parameters) if p.grad is not None]
         gradients = [gradient for _, gradient in found]
-        numbers = read(_norms(gradients))
+        numbers = Norms(gradients).numbers()
         row.non_finite = 0
         row.gradients = [math.nan] * len(parameters)
         for (i, gradient), number in zip(found, numbers, strict=True):
@@ -237,17 +245,14 @@ class GradientMonitor:
         parameters = self._parameters
         if self._begun and not self.gradients_only:
             learning = [i for i, p in enumerate(parameters) if p.requires_grad]
-            moved = [
-                torch.dist(wide(parameters[i]), wide(before))
-                for i, before in zip(learning, self._before, strict=True)
-            ]
-            numbers = iter(read([*row.weights, *moved]))
-            row.parameters["weight_norms"] = [next(numbers) for _ in parameters]
+            torch._foreach_sub_(self._before, [parameters[i].detach() for i in learning])
+            row.parameters["weight_norms"] = row.weights.numbers()
             updates = [math.nan] * len(parameters)
-            for i in learning:
-                updates[i] = next(numbers)
+            for i, number in zip(learning, Norms(self._before).numbers(), strict=True):
+                updates[i] = number
             row.parameters["update_norms"] = updates
-        row.layers, row.values, row.time = _summary(watch)
+            row.weights = None
+        row.summary = summarize(watch)
         self._rows.append(row)
         self._drain()
 
@@ -269,7 +274,10 @@ class GradientMonitor:
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
         columns = {
             field: _table(
-                [[row.layers.get((field, i), math.nan) for i in range(len(order))] for row in rows],
+                [
+                    [row.summary.layers.get((field, i), math.nan) for i in range(len(order))]
+                    for row in rows
+                ],
                 len(order),
             )
             for field in _PER_LAYER
@@ -287,7 +295,7 @@ class GradientMonitor:
         k = max([min(t, POSITIONS) for t in times], default=0)
         time = torch.full((len(rows), len(order), k), math.nan, dtype=torch.float64)
         for t, row in enumerate(rows):
-            for (i, position), value in row.time.items():
+            for (i, position), value in row.summary.time.items():
                 if position < k:
                     time[t, i, position] = value
         dtype = next(self.model.parameters()).dtype
@@ -315,14 +323,12 @@ class _Row:
     def __init__(self, step: int) -> None:
         self.step = step
         self.scale = 1.0
-        self.weights: list[Tensor] = []
+        self.weights: Norms | None = None
         self.gradients: list[float] = []
         self.non_finite = math.nan
         self.underflow = math.nan
         self.parameters: dict[str, list[float]] = {}
-        self.layers: dict[tuple, float] = {}
-        self.values: dict[str, float] = {}
-        self.time: dict[tuple[int, int], float] = {}
+        self.summary = Summary({}, {}, {})
 
     def scaled(self) -> list[float]:
         """Return the gradients' norms without the loss scale."""
@@ -336,7 +342,7 @@ class _Row:
             return math.nan if broken or not self.gradients else math.hypot(*present)
         if field == "skipped":
             return 0.0
-        return self.values.get(field, getattr(self, field, math.nan))
+        return self.summary.values.get(field, getattr(self, field, math.nan))
 
 
 def _table(rows: list[list[float]], width: int) -> Tensor:
@@ -366,45 +372,72 @@ def _layer(layer: Seen) -> Layer:
     )
 
 
-def _summary(
-    watch: Watch,
-) -> tuple[dict[tuple, float], dict[str, float], dict[tuple[int, int], float]]:
-    """Turn a sample's sums into what the log holds, of layers, of the step, and through time."""
+@dataclass
+class Summary:
+    """What a sample has shown: of each layer by (field, layer), of the step, and through time."""
+
+    layers: dict[tuple[str, int], float]
+    values: dict[str, float]
+    time: dict[tuple[int, int], float]
+
+
+def summarize(watch: Watch) -> Summary:
+    """Read a sample, and turn its sums into what the log holds."""
     ledger = watch.ledger
-    totals = ledger.read()
-    layers: dict[tuple, float] = {}
-    values: dict[str, float] = {}
-    time: dict[tuple[int, int], float] = {}
-    squares: dict[int, float] = {}
+    sums = [part for entry in ledger.moments for part in entry[3:]]
+    deltas = [entry[2] for entry in ledger.deltas]
+    numbers = iter(read([*sums, *deltas]))
+    found = Summary({}, _inputs(ledger), {})
+    totals: dict[tuple[str, int], list[float]] = {}
+    for kind, layer, count, _, _ in ledger.moments:
+        total = totals.setdefault((kind, layer), [0.0, 0.0, 0.0])
+        for k, number in enumerate((count, next(numbers), next(numbers))):
+            total[k] += number
+    for (kind, layer), total in totals.items():
+        mean, variance = _mean_variance(*total)
+        found.layers[f"{kind}_mean", layer] = mean
+        found.layers[f"{kind}_variance", layer] = variance
+    _deltas(watch, list(numbers), found)
+    _units(ledger, found)
+    return found
+
+
+def _deltas(watch: Watch, squares: list[float], found: Summary) -> None:
     by_call: dict[tuple[int, int], float] = {}
-    for key, number in totals.items():
-        if key[0] == "δ":
-            squares[key[1]] = squares.get(key[1], 0.0) + number
-            by_call[key[1:]] = number
-        elif key[0] == "time":
-            time[key[1:]] = _log10(number) / 2
-    for i, square in squares.items():
-        layers["delta_norms", i] = math.sqrt(square)
-        watch.order[i].wild = not 1e-15 < layers["delta_norms", i] < 1e15
+    of_layer: dict[int, float] = {}
+    for (layer, call, _), square in zip(watch.ledger.deltas, squares, strict=True):
+        by_call[layer, call] = by_call.get((layer, call), 0.0) + square
+        of_layer[layer] = of_layer.get(layer, 0.0) + square
+    for layer, square in of_layer.items():
+        found.layers["delta_norms", layer] = math.sqrt(square)
+        watch.order[layer].wild = not 1e-30 < square < 1e30
+    in_time: dict[tuple[int, int], float] = {}
+    norms = read([norm for _, _, norm in watch.ledger.times])
+    for (layer, k, _), norm in zip(watch.ledger.times, norms, strict=True):
+        in_time[layer, k] = in_time.get((layer, k), 0.0) + norm * norm
     for layer in watch.order:
         if _times(layer) and not isinstance(layer.module, nn.RNNBase):
             for k, call in enumerate(positions(layer.calls)):
                 if (layer.index, call) in by_call:
-                    time[layer.index, k] = _log10(by_call[layer.index, call]) / 2
-        for short, field in (("z", "output"), ("a", "activation")):
-            mean, variance = _mean_variance(totals, short, layer.index)
-            layers[f"{field}_mean", layer.index] = mean
-            layers[f"{field}_variance", layer.index] = variance
-    _unit_shares(watch, totals, layers)
-    if ("nx",) in totals:
-        sums, within = (ledger.units[key,].cpu() for key in ("x", "xv"))
-        n, size = totals["nx",], len(sums)
-        values["input_mean"] = sums.sum().item() / (n * size)
-        means = sums / n
-        # Within features and between them, so that a large offset costs no digits.
-        values["input_variance"] = (within.mean() / n + means.var(correction=0)).item()
-        values["input_spread"] = spread(within / n)
-    return layers, values, time
+                    in_time[layer.index, k] = by_call[layer.index, call]
+    found.time = {key: _log10(square) / 2 for key, square in in_time.items()}
+
+
+def _inputs(ledger: Ledger) -> dict[str, float]:
+    """Put the features' moments of all passes together."""
+    if not ledger.inputs:
+        return {}
+    size = len(ledger.inputs[0][1])
+    alike = [entry for entry in ledger.inputs if len(entry[1]) == size]
+    n = sum(entry[0] for entry in alike)
+    means = sum(entry[1] for entry in alike) / n
+    between = sum(m * (sums / m - means).square() for m, sums, _ in alike)
+    variances = ((sum(entry[2] for entry in alike) + between) / n).clamp(min=0)
+    return {
+        "input_mean": means.mean().item(),
+        "input_variance": (variances.mean() + means.var(correction=0)).item(),
+        "input_spread": spread(variances),
+    }
 
 
 def _log10(number: float) -> float:
@@ -413,44 +446,41 @@ def _log10(number: float) -> float:
     return math.log10(number) if number > 0 else -math.inf
 
 
-def _mean_variance(totals: dict[tuple, float], short: str, index: int) -> tuple[float, float]:
-    n = totals.get(("n" + short, index), 0.0)
-    if n == 0:
+def _mean_variance(count: float, total: float, squares: float) -> tuple[float, float]:
+    if count == 0:
         return math.nan, math.nan
-    mean = totals[short, index] / n
-    variance = totals[short + "²", index] / n - mean * mean
-    return mean, max(variance, 0.0) if variance == variance else variance
+    mean = total / count
+    variance = squares / count - mean * mean
+    return mean, variance if math.isnan(variance) else max(variance, 0.0)
 
 
-def _unit_shares(watch: Watch, totals: dict[tuple, float], layers: dict[tuple, float]) -> None:
+def _units(ledger: Ledger, found: Summary) -> None:
     """Add the slopes' moments, and the shares of units that are saturated or dead."""
-    ledger = watch.ledger
-    at = [i for i in range(len(watch.order)) if ("slope", i) in ledger.units]
-    if not at:
-        return
-    sizes = [ledger.units["slope", i].numel() for i in at]
-    slopes = torch.cat([ledger.units["slope", i] for i in at]).double().cpu()
-    sizes_of = (
-        torch.cat([ledger.units.get(("|slope|", i), ledger.units["slope", i]) for i in at])
-        .double()
-        .cpu()
-    )
-    examples = [totals["na", i] / size if size else 0.0 for i, size in zip(at, sizes, strict=True)]
-    limits = [SATURATED * totals["largest", i] * n for i, n in zip(at, examples, strict=True)]
-    repeats = torch.tensor(sizes)
-    limit = torch.tensor(limits, dtype=torch.float64).repeat_interleave(repeats)
-    facts = torch.stack([slopes, (slopes.abs() < limit).double(), (sizes_of == 0).double()])
-    owner = torch.arange(len(at)).repeat_interleave(repeats)
-    sums = torch.zeros(3, len(at), dtype=torch.float64).index_add_(1, owner, facts).tolist()
-    for k, (i, size, n) in enumerate(zip(at, sizes, examples, strict=True)):
-        if not size or not n:
+    totals: dict[int, list] = {}
+    for layer, count, largest, sums, sizes, square in ledger.units:
+        square = sums.sum() if square is None else square
+        if layer not in totals:
+            totals[layer] = [count, sums, sizes, square, largest]
             continue
-        layers["slope_mean", i] = sums[0][k] / (size * n)
-        square = totals.get(("slope²", i), sums[0][k])
-        layers["slope_square", i] = square / (size * n)
-        bad = math.isnan(sums[0][k])
-        layers["saturated", i] = math.nan if bad else sums[1][k] / size
-        layers["dead", i] = math.nan if bad else sums[2][k] / size
+        for k, part in enumerate((count, sums, sizes, square)):
+            totals[layer][k] = totals[layer][k] + part
+    totals = {layer: total for layer, total in totals.items() if total[0] and len(total[1])}
+    if not totals:
+        return
+    layers, rows = list(totals), list(totals.values())
+    units = torch.tensor([len(row[1]) for row in rows])
+    owner = torch.arange(len(rows)).repeat_interleave(units)
+    sums, sizes = (torch.cat([row[k].cpu() for row in rows]).double() for k in (1, 2))
+    limit = torch.tensor([SATURATED * row[4] * row[0] for row in rows], dtype=torch.float64)
+    flags = torch.stack([sums, (sums.abs() < limit[owner]).double(), (sizes == 0).double()])
+    flags[1:].masked_fill_(sums.isnan(), math.nan)
+    shares = torch.zeros(3, len(rows), dtype=torch.float64).index_add_(1, owner, flags) / units
+    squares = read([row[3] for row in rows])
+    for k, (layer, row) in enumerate(zip(layers, rows, strict=True)):
+        found.layers["slope_mean", layer] = shares[0, k].item() / row[0]
+        found.layers["slope_square", layer] = squares[k] / (row[0] * len(row[1]))
+        found.layers["saturated", layer] = shares[1, k].item()
+        found.layers["dead", layer] = shares[2, k].item()
 
 
 def _one_number(loss: Tensor | float) -> Tensor | float:
@@ -478,8 +508,45 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    return list(torch._foreach_norm([wide(tensor) for tensor in tensors])) if tensors else []
+SMALL = 2048
+"""Tensors of fewer entries are put together by shape before their norms are taken."""
+
+
+class Norms:
+    """The norms of many tensors, in a few operations, and not read before they are asked for."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        groups: dict[object, list[int]] = {}
+        for i, tensor in enumerate(tensors):
+            small = tensor.numel() < SMALL
+            key = (tensor.shape, tensor.dtype, tensor.device) if small else "large"
+            groups.setdefault(key, []).append(i)
+        self._order = [i for group in groups.values() for i in group]
+        self._parts: list[Tensor] = []
+        for key, group in groups.items():
+            members = [tensors[i] for i in group]
+            if key == "large" or not members[0].numel():
+                members = [wide(tensor) for tensor in members]
+                self._parts += torch._foreach_norm(members)
+            else:
+                rows = wide(
+                    torch.stack(members).flatten(1)
+                    if members[0].dim()
+                    else torch.stack(members).unsqueeze(1)
+                )
+                self._parts.append(torch.linalg.vector_norm(rows, dim=1))
+
+    def numbers(self) -> list[float]:
+        """Return the norms, in the order of the tensors."""
+        if not self._order:
+            return []
+        parts = [part.reshape(-1) for part in self._parts]
+        if len({(part.device, part.dtype) for part in parts}) > 1:
+            parts = [part.to("cpu", torch.float64) for part in parts]
+        norms = [0.0] * len(self._order)
+        for i, number in zip(self._order, torch.cat(parts).tolist(), strict=True):
+            norms[i] = number
+        return norms
 
 
 def _underflow(gradients: list[Tensor]) -> float:
@@ -526,6 +593,15 @@ def _cleaner(model: nn.Module) -> Callable[[str], str]:
         return ".".join(part for part in name.split(".")[:-1] if part != "_orig_mod")
 
     return clean
+
+
+def _heralds(model: nn.Module) -> list[nn.Parameter]:
+    """Return one parameter of each module that learns: enough to notice any backward pass."""
+    first = (
+        next((p for p in module.parameters(recurse=False) if p.requires_grad), None)
+        for module in model.modules()
+    )
+    return list({id(p): p for p in first if p is not None}.values())
 
 
 def _refuse_shards(model: nn.Module) -> None:

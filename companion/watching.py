@@ -112,39 +112,31 @@ def _shape(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape:
 
 
 class Ledger:
-    """The numbers of one sample, kept on their device until they are read all at once."""
+    """The numbers of one sample, kept on their device until they are read all at once.
+
+    Attributes:
+        passes: forward passes of the model.
+        moments: of each tensor its kind and layer, how many entries, their sum, that of squares.
+        deltas: layer, call (or position in time), and the norm of δ there.
+        times: the same, at positions in time.
+        units: of each layer sums of φ′ and of |φ′| by unit, of φ′² over all, and how many.
+        inputs: of the features of the model's inputs: how many examples, sums, sums of squares
+            about their mean.
+
+    """
 
     def __init__(self) -> None:
-        self.counts: dict[tuple, float] = {}
         self.passes = 0
-        self.units: dict[tuple, Tensor] = {}
-        self._sums: list[tuple[tuple, Tensor]] = []
-        self._norms: list[tuple[tuple, Tensor]] = []
+        self.moments: list[tuple[str, int, int, Tensor, Tensor]] = []
+        self.deltas: list[tuple[int, int, Tensor]] = []
+        self.times: list[tuple[int, int, Tensor]] = []
+        self.units: list[tuple[int, int, float, Tensor, Tensor, Tensor | None]] = []
+        self.inputs: list[tuple[int, Tensor, Tensor]] = []
 
-    def count(self, key: tuple, number: float) -> None:
-        """Add a number that is known already."""
-        self.counts[key] = self.counts.get(key, 0.0) + number
-
-    def sum(self, key: tuple, value: Tensor) -> None:
-        """Add a 0-d tensor."""
-        self._sums.append((key, value))
-
-    def norm(self, key: tuple, value: Tensor) -> None:
-        """Add the square of a 0-d tensor."""
-        self._norms.append((key, value))
-
-    def unit(self, key: tuple, values: Tensor) -> None:
-        """Add a vector with an entry for each unit."""
-        self.units[key] = self.units[key] + values if key in self.units else values
-
-    def read(self) -> dict[tuple, float]:
-        """Return every total as a number; the only place that waits for a device."""
-        totals = dict(self.counts)
-        for entries, power in ((self._sums, 1), (self._norms, 2)):
-            numbers = read([value for _, value in entries])
-            for (key, _), number in zip(entries, numbers, strict=True):
-                totals[key] = totals.get(key, 0.0) + (number if power == 1 else number * number)
-        return totals
+    def measure(self, kind: str, layer: int, values: Tensor) -> None:
+        """Add the moments of a layer's output, or of what its activation makes of it."""
+        flat = values.reshape(-1)
+        self.moments.append((kind, layer, flat.numel(), flat.sum(), torch.dot(flat, flat)))
 
 
 def read(values: list[Tensor]) -> list[float]:
@@ -219,17 +211,13 @@ def _tensors(output: object) -> Iterator[Tensor]:
         yield from _tensors(list(output.values()))
 
 
+NARROW = (torch.float16, torch.bfloat16)
+
+
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor detached, and in a type in which sums can be trusted."""
     tensor = tensor.detach()
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _moments(ledger: Ledger, name: str, index: int, values: Tensor) -> None:
-    flat = values.reshape(-1)
-    ledger.sum((name, index), flat.sum())
-    ledger.sum((name + "²", index), torch.dot(flat, flat))
-    ledger.count(("n" + name, index), flat.numel())
+    return tensor.float() if tensor.dtype in NARROW else tensor
 
 
 class _Functions(TorchFunctionMode):
@@ -286,6 +274,7 @@ class Watch:
         self._needs_mode = False
         self.inside: nn.Module | None = None
         self._noted = False
+        self._ones: tuple[tuple, Tensor] | None = None
         self._handlers = self._dispatch()
 
     def _dispatch(self) -> dict[int, Callable[[nn.Module, tuple, Any], None]]:
@@ -394,7 +383,7 @@ class Watch:
             if tensor.requires_grad and self.full:
                 tensor.register_hook(partial(self._delta, self.ledger, layer, call))
         if self.full:
-            _moments(self.ledger, "z", layer.index, wide(z))
+            self.ledger.measure("output", layer.index, wide(z))
             if isinstance(module, (nn.RNN, nn.RNNCell)):  # it applies its activation itself
                 known = activations.get(module.nonlinearity)
                 shape = self._shapes.setdefault(known.name, _shape(known.name, known.function, z))
@@ -414,13 +403,10 @@ class Watch:
             layer.time = 1
 
     def _delta(self, ledger: Ledger, layer: Seen, call: int, gradient: Tensor) -> None:
-        gradient = gradient.detach()
         # float32 loses the squares of entries beyond 1e±19; float64 is exact and takes longer.
-        dtype = torch.float64 if layer.wild else None
-        if gradient.dtype in (torch.float16, torch.bfloat16) and dtype is None:
-            dtype = torch.float32
-        norm = torch.linalg.vector_norm(gradient, dtype=dtype)
-        ledger.norm(("δ", layer.index, call), norm)
+        flat = wide(gradient).double() if layer.wild else wide(gradient)
+        flat = flat.reshape(-1)
+        ledger.deltas.append((layer.index, call, torch.dot(flat, flat)))
 
     def _listen_at_input(self, layer: Seen, args: tuple) -> tuple | None:
         """Give a recurrent layer an input whose gradient can be seen; its values are the same."""
@@ -439,7 +425,7 @@ class Watch:
     ) -> None:
         kept = gradient.detach().movedim(dim, 0)[at].double().flatten(1)
         for k, norm in enumerate(torch.linalg.vector_norm(kept, dim=1)):
-            ledger.norm(("time", layer.index, k), norm)
+            ledger.times.append((layer.index, k, norm))
 
     # ------------------------------------------------------------ activations and norms
 
@@ -496,17 +482,27 @@ class Watch:
         call: Callable[[Tensor], Tensor],
     ) -> None:
         owner.activated, owner.activation = True, shape.name
-        ledger, index, values = self.ledger, owner.index, wide(a)
-        _moments(ledger, "a", index, values)
+        index, values = owner.index, wide(a)
+        self.ledger.measure("activation", index, values)
         slope = _derivative(call, wide(z)) if shape.slope is None else shape.slope(values)
-        dims = [d for d in range(slope.dim()) if d != slope.dim() + owner.unit_dim]
-        ledger.unit(("slope", index), slope.sum(dims))
-        if shape.signed:
-            ledger.unit(("|slope|", index), slope.abs().sum(dims))
-        if shape.slope is not torch.sign:
+        sums = self._over_positions(slope, owner)
+        sizes = self._over_positions(slope.abs(), owner) if shape.signed else sums
+        square = None
+        if shape.slope is not torch.sign:  # of zeros and ones the squares are known
             flat = slope.reshape(-1)
-            ledger.sum(("slope²", index), torch.dot(flat, flat))
-        ledger.counts["largest", index] = shape.largest
+            square = torch.dot(flat, flat)
+        count = slope.numel() // max(owner.units, 1)
+        self.ledger.units.append((index, count, shape.largest, sums, sizes, square))
+
+    def _over_positions(self, slope: Tensor, layer: Seen) -> Tensor:
+        """Sum over all dimensions but the units'."""
+        if layer.unit_dim != -1:
+            return slope.sum([d for d in range(slope.dim()) if d != slope.dim() + layer.unit_dim])
+        rows = slope.reshape(-1, layer.units)
+        key = (len(rows), rows.dtype, rows.device)
+        if self._ones is None or self._ones[0] != key:  # a product is three times faster than a sum
+            self._ones = key, rows.new_ones(len(rows))
+        return self._ones[1] @ rows
 
     def _at_norm_module(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
         if args and isinstance(output, Tensor):
@@ -533,15 +529,9 @@ class Watch:
             first = first.narrow(d, 0, 1)
         moved = x - first
         n = x.numel() // x.shape[dim]
-        shift = moved.sum(dims).double() / n
-        centre = first.flatten().double()
-        square = (moved * moved).sum(dims).double() / n
-        mean = shift + centre
-        variance = (square - shift.square()).clamp(min=0)
-        self.ledger.unit(("x",), n * mean)
-        self.ledger.unit(("x²",), n * (variance + mean.square()))
-        self.ledger.unit(("xv",), n * variance)
-        self.ledger.count(("nx",), n)
+        mean = moved.sum(dims) / n
+        squares = (moved * moved).sum(dims).double() - n * mean.double().square()
+        self.ledger.inputs.append((n, n * (mean.double() + first.flatten().double()), squares))
 
 
 def _module_name(module: nn.Module) -> str:
