@@ -182,6 +182,8 @@ class GradientMonitor:
         self._begun = self._queued = False
         self._watch.attach(full=not self.gradients_only)
         self._watch.sample()
+        if self.gradients_only and self._rows:
+            self._watch.detach()  # the order of the layers is known
         if not self._handles:
             self._handles = [
                 p.register_post_accumulate_grad_hook(self._arrived) for p in self._heralds

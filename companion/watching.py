@@ -21,6 +21,9 @@ from torch.utils.hooks import RemovableHandle
 
 from companion import activations
 
+ENTRIES = 8192
+"""Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
+
 POSITIONS = 16
 """At how many positions in time δ is kept, at most."""
 
@@ -133,9 +136,8 @@ class Ledger:
         self.units: list[tuple[int, int, float, Tensor, Tensor, Tensor | None]] = []
         self.inputs: list[tuple[int, Tensor, Tensor]] = []
 
-    def measure(self, kind: str, layer: int, values: Tensor) -> None:
+    def measure(self, kind: str, layer: int, flat: Tensor) -> None:
         """Add the moments of a layer's output, or of what its activation makes of it."""
-        flat = values.reshape(-1)
         self.moments.append((kind, layer, flat.numel(), flat.sum(), torch.dot(flat, flat)))
 
 
@@ -251,6 +253,14 @@ class _Functions(TorchFunctionMode):
         return result
 
 
+def thin(tensor: Tensor) -> Tensor:
+    """Return the tensor, or of a large one some examples."""
+    step = tensor.numel() // ENTRIES
+    if step < 2 or tensor.dim() < 2:
+        return tensor
+    return tensor[:: min(step, len(tensor))]
+
+
 def _again(func: Callable, args: tuple, kwargs: dict, z: Tensor) -> Tensor:
     return func(z, *args, **kwargs)
 
@@ -274,7 +284,7 @@ class Watch:
         self._needs_mode = False
         self.inside: nn.Module | None = None
         self._noted = False
-        self._ones: tuple[tuple, Tensor] | None = None
+        self._ones: dict[tuple, Tensor] = {}
         self._handlers = self._dispatch()
 
     def _dispatch(self) -> dict[int, Callable[[nn.Module, tuple, Any], None]]:
@@ -293,7 +303,7 @@ class Watch:
     def attach(self, *, full: bool) -> None:
         """Begin to listen."""
         self.full = full
-        if not self._handles:
+        if not self._handles and (full or not self._surveyed):
             self._handles = [
                 hooks.register_module_forward_pre_hook(self._before),
                 hooks.register_module_forward_hook(self._after, always_call=True),
@@ -306,6 +316,7 @@ class Watch:
         self._handles = []
         self._leave()
         self._origins.clear()
+        self._ones.clear()
         self._last = self.inside = None
 
     def sample(self) -> None:
@@ -383,7 +394,7 @@ class Watch:
             if tensor.requires_grad and self.full:
                 tensor.register_hook(partial(self._delta, self.ledger, layer, call))
         if self.full:
-            self.ledger.measure("output", layer.index, wide(z))
+            self.ledger.measure("output", layer.index, wide(thin(z)).reshape(-1))
             if isinstance(module, (nn.RNN, nn.RNNCell)):  # it applies its activation itself
                 known = activations.get(module.nonlinearity)
                 shape = self._shapes.setdefault(known.name, _shape(known.name, known.function, z))
@@ -482,13 +493,16 @@ class Watch:
         call: Callable[[Tensor], Tensor],
     ) -> None:
         owner.activated, owner.activation = True, shape.name
-        index, values = owner.index, wide(a)
-        self.ledger.measure("activation", index, values)
-        slope = _derivative(call, wide(z)) if shape.slope is None else shape.slope(values)
-        sums = self._over_positions(slope, owner)
-        sizes = self._over_positions(slope.abs(), owner) if shape.signed else sums
-        square = None
-        if shape.slope is not torch.sign:  # of zeros and ones the squares are known
+        index, values = owner.index, wide(thin(a))
+        flat = values.reshape(-1)
+        self.ledger.measure("activation", index, flat)
+        values = flat.view(values.shape)
+        slope = _derivative(call, wide(thin(z))) if shape.slope is None else shape.slope(values)
+        sums, square = self._over_positions(slope, owner), None
+        if shape.slope is torch.sign:  # a sum of zeros and ones is that of their squares
+            sizes = sums if slope.numel() == a.numel() else self._over_positions(wide(a), owner)
+        else:
+            sizes = self._over_positions(slope.abs(), owner) if shape.signed else sums
             flat = slope.reshape(-1)
             square = torch.dot(flat, flat)
         count = slope.numel() // max(owner.units, 1)
@@ -500,9 +514,9 @@ class Watch:
             return slope.sum([d for d in range(slope.dim()) if d != slope.dim() + layer.unit_dim])
         rows = slope.reshape(-1, layer.units)
         key = (len(rows), rows.dtype, rows.device)
-        if self._ones is None or self._ones[0] != key:  # a product is three times faster than a sum
-            self._ones = key, rows.new_ones(len(rows))
-        return self._ones[1] @ rows
+        if key not in self._ones:  # a product is three times faster than a sum
+            self._ones[key] = rows.new_ones(len(rows))
+        return self._ones[key] @ rows
 
     def _at_norm_module(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
         if args and isinstance(output, Tensor):
