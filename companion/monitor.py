@@ -23,6 +23,7 @@ from companion.watching import (
     UNROLLED,
     Ledger,
     Seen,
+    Sums,
     Watch,
     positions,
     read,
@@ -386,21 +387,26 @@ class Summary:
 def summarize(watch: Watch) -> Summary:
     """Read a sample, and turn its sums into what the log holds."""
     ledger = watch.ledger
-    sums = [part for entry in ledger.moments for part in entry[3:]]
-    deltas = [entry[2] for entry in ledger.deltas]
-    numbers = iter(read([*sums, *deltas]))
+    ledger.flush()
     found = Summary({}, _inputs(ledger), {})
+    sums = [total for block in ledger.sums for total in block.values.flatten().unbind()]
+    numbers = iter(read([*sums, *(delta for _, _, delta in ledger.deltas)]))
     totals: dict[tuple[str, int], list[float]] = {}
-    for kind, layer, count, _, _ in ledger.moments:
-        total = totals.setdefault((kind, layer), [0.0, 0.0, 0.0])
-        for k, number in enumerate((count, next(numbers), next(numbers))):
-            total[k] += number
+    for block in ledger.sums:
+        kind = "output" if block.shape is None else "activation"
+        rows = [[next(numbers) for _ in block.layers] for _ in block.values]
+        for layer, *row in zip(block.layers, *rows, strict=True):
+            total = totals.setdefault((kind, layer), [0.0] * (len(row) + 1))
+            for k, number in enumerate((block.count, *row)):
+                total[k] += number
     for (kind, layer), total in totals.items():
-        mean, variance = _mean_variance(*total)
+        mean, variance = _mean_variance(*total[:3])
         found.layers[f"{kind}_mean", layer] = mean
         found.layers[f"{kind}_variance", layer] = variance
+        if kind == "activation" and total[0]:
+            found.layers["slope_square", layer] = total[3] / total[0]
     _deltas(watch, list(numbers), found)
-    _units(ledger, found)
+    _units(watch, found)
     return found
 
 
@@ -456,33 +462,46 @@ def _mean_variance(count: float, total: float, squares: float) -> tuple[float, f
     return mean, variance if math.isnan(variance) else max(variance, 0.0)
 
 
-def _units(ledger: Ledger, found: Summary) -> None:
-    """Add the slopes' moments, and the shares of units that are saturated or dead."""
-    totals: dict[int, list] = {}
-    for layer, count, largest, sums, sizes, square in ledger.units:
-        square = sums.sum() if square is None else square
-        if layer not in totals:
-            totals[layer] = [count, sums, sizes, square, largest]
-            continue
-        for k, part in enumerate((count, sums, sizes, square)):
-            totals[layer][k] = totals[layer][k] + part
-    totals = {layer: total for layer, total in totals.items() if total[0] and len(total[1])}
-    if not totals:
-        return
-    layers, rows = list(totals), list(totals.values())
-    units = torch.tensor([len(row[1]) for row in rows])
-    owner = torch.arange(len(rows)).repeat_interleave(units)
-    sums, sizes = (torch.cat([row[k].cpu() for row in rows]).double() for k in (1, 2))
-    limit = torch.tensor([SATURATED * row[4] * row[0] for row in rows], dtype=torch.float64)
-    flags = torch.stack([sums, (sums.abs() < limit[owner]).double(), (sizes == 0).double()])
-    flags[1:].masked_fill_(sums.isnan(), math.nan)
-    shares = torch.zeros(3, len(rows), dtype=torch.float64).index_add_(1, owner, flags) / units
-    squares = read([row[3] for row in rows])
-    for k, (layer, row) in enumerate(zip(layers, rows, strict=True)):
-        found.layers["slope_mean", layer] = shares[0, k].item() / row[0]
-        found.layers["slope_square", layer] = squares[k] / (row[0] * len(row[1]))
-        found.layers["saturated", layer] = shares[1, k].item()
-        found.layers["dead", layer] = shares[2, k].item()
+def _units(watch: Watch, found: Summary) -> None:
+    """Add the mean slope, and the shares of units that are saturated or dead."""
+    groups: dict[tuple, list[Sums]] = {}
+    for block in watch.ledger.sums:
+        if block.slopes is not None and block.count:
+            groups.setdefault((block.shape, block.slopes.shape[1]), []).append(block)
+    for (shape, units), blocks in groups.items():
+        rows = [layer for block in blocks for layer in block.layers]
+        layers = list(dict.fromkeys(rows))
+        owner = torch.tensor([layers.index(row) for row in rows])
+        counts = [block.count / units for block in blocks for _ in block.layers]
+        # A layer that ran several times is put together before its units are judged.
+        slopes, sizes = (
+            torch.zeros(len(layers), units, dtype=torch.float64).index_add_(
+                0, owner, torch.cat([part.to("cpu", torch.float64) for part in parts])
+            )
+            for parts in zip(*((block.slopes, block.sizes) for block in blocks), strict=True)
+        )
+        positions_ = torch.zeros(len(layers), dtype=torch.float64).index_add_(
+            0, owner, torch.tensor(counts, dtype=torch.float64)
+        )
+        mean = slopes / positions_.unsqueeze(1)
+        saturated = (mean.abs() < SATURATED * shape.largest).double().mean(1)
+        dead = (sizes == 0).double().mean(1)
+        # What is silent in some of the examples need not be dead; it will be looked at in all.
+        silent = (slopes == 0).any(1)
+        exact = torch.ones(len(layers), dtype=torch.bool)
+        exact[owner[torch.tensor([not b.exact for b in blocks for _ in b.layers])]] = False
+        dead.masked_fill_(silent & ~exact, math.nan)
+        for layer, rare in zip(layers, silent.tolist(), strict=True):
+            watch.order[layer].rare = rare
+        broken = mean.isnan().any(1)
+        for field, values in (
+            ("slope_mean", mean.mean(1)),
+            ("saturated", saturated),
+            ("dead", dead),
+        ):
+            numbers = values.masked_fill(broken, math.nan).tolist()
+            for layer, number in zip(layers, numbers, strict=True):
+                found.layers[field, layer] = number
 
 
 def _one_number(loss: Tensor | float) -> Tensor | float:
@@ -552,26 +571,28 @@ class Norms:
 
 
 def _underflow(gradients: list[Tensor]) -> float:
-    """Return which share of the nonzero entries float16 would flush to zero."""
-    sampled = []
+    """Return which share of the nonzero entries float16 would flush to zero, by a sample of each.
+
+    Small tensors are looked at whole. Of large ones the step between the entries has no factor in
+    common with the rows' length, or the same columns would be looked at again and again.
+    """
+    sampled: dict[tuple, list[Tensor]] = {}
     for gradient in gradients:
-        flat = wide(gradient).reshape(-1)
-        stride = max(1, gradient.numel() // ENTRIES)
+        size, stride = gradient.numel(), max(1, gradient.numel() // ENTRIES)
         while stride > 1 and math.gcd(stride, gradient.shape[-1]) > 1:
-            stride += 1  # or the same columns would be looked at again and again
-        sampled.append((flat[::stride], stride))
-    if not sampled:
-        return math.nan
-    values = torch.cat([values for values, _ in sampled]).abs()
-    weights = torch.tensor([float(stride) for _, stride in sampled], device=values.device)
-    weights = weights.repeat_interleave(
-        torch.tensor([len(v) for v, _ in sampled], device=values.device)
-    ).to(values.dtype)
-    nonzero = values.sign()
-    kept = (values - FLUSHED).sign().clamp(min=0)
-    total, above = torch.dot(nonzero, weights), torch.dot(kept, weights)
-    total, above = read([total, above])
-    return (total - above) / total if total > 0 else math.nan
+            stride += 1
+        flat = gradient.reshape(-1)
+        key = (size, stride, gradient.dtype, gradient.device)
+        sampled.setdefault(key, []).append(flat if stride == 1 else flat[::stride])
+    counts = []
+    for (size, stride, *_), members in sampled.items():
+        if size:
+            values = wide(torch.cat(members)).abs_()
+            kept = (values > FLUSHED).sum()
+            counts += [kept * stride, torch.count_nonzero(values) * stride]
+    numbers = read(counts)
+    kept, nonzero = sum(numbers[::2]), sum(numbers[1::2])
+    return 1 - kept / nonzero if nonzero else math.nan
 
 
 def _cleaner(model: nn.Module) -> Callable[[str], str]:

@@ -8,9 +8,9 @@ none, and attaches them for the steps that are sampled only.
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from companion import activations
 
 ENTRIES = 8192
 """Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
+
+WAITING = 1 << 20
+"""How many of these wait, at most, to be summed up together."""
 
 POSITIONS = 16
 """At how many positions in time δ is kept, at most."""
@@ -114,15 +117,60 @@ def _shape(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape:
     return Shape(name, slope.abs().max().item(), None, call, signed=bool((slope < 0).any()))
 
 
+@dataclass(eq=False)
+class Kept:
+    """Examples of what a layer returned, until they are summed up.
+
+    Attributes:
+        layer: the layer's index.
+        values: the examples.
+        shape: the activation that is applied, None if there is none.
+        before: what goes into the activation, where that is not what the layer returned.
+        whole: sums after the activation over the whole batch by unit, where only some of its
+            examples were kept.
+        thinned: whether only some of the examples were kept.
+
+    """
+
+    layer: int
+    values: Tensor
+    shape: Shape | None = None
+    before: Tensor | None = None
+    whole: Tensor | None = None
+    thinned: bool = False
+
+
+class Sums(NamedTuple):
+    """What a block of tensors of one shape gave, one entry (or row) for each.
+
+    Attributes:
+        layers: the layers' indices.
+        shape: the activation, None for a layer's output.
+        count: entries of each.
+        exact: whether dead units were looked for in the whole batch.
+        values: their sum, sum of squares, and that of squared slopes, (2 or 3, tensors).
+        slopes: sum of the slopes by unit, (tensors, units); None for a layer's output.
+        sizes: what is zero for the units that are dead.
+
+    """
+
+    layers: list[int]
+    shape: Shape | None
+    count: int
+    exact: bool
+    values: Tensor
+    slopes: Tensor | None
+    sizes: Tensor | None
+
+
 class Ledger:
-    """The numbers of one sample, kept on their device until they are read all at once.
+    """What one sample shows, kept on its device until all is read at once.
 
     Attributes:
         passes: forward passes of the model.
-        moments: of each tensor its kind and layer, how many entries, their sum, that of squares.
-        deltas: layer, call (or position in time), and the norm of δ there.
-        times: the same, at positions in time.
-        units: of each layer sums of φ′ and of |φ′| by unit, of φ′² over all, and how many.
+        sums: of the layers' outputs and activations.
+        deltas: layer, call, and the squared norm of δ there.
+        times: layer, position in time, and the norm of δ there.
         inputs: of the features of the model's inputs: how many examples, sums, sums of squares
             about their mean.
 
@@ -130,15 +178,72 @@ class Ledger:
 
     def __init__(self) -> None:
         self.passes = 0
-        self.moments: list[tuple[str, int, int, Tensor, Tensor]] = []
+        self.sums: list[Sums] = []
         self.deltas: list[tuple[int, int, Tensor]] = []
         self.times: list[tuple[int, int, Tensor]] = []
-        self.units: list[tuple[int, int, float, Tensor, Tensor, Tensor | None]] = []
         self.inputs: list[tuple[int, Tensor, Tensor]] = []
+        self._kept: list[tuple[int, Kept]] = []
+        self._entries = 0
 
-    def measure(self, kind: str, layer: int, flat: Tensor) -> None:
-        """Add the moments of a layer's output, or of what its activation makes of it."""
-        self.moments.append((kind, layer, flat.numel(), flat.sum(), torch.dot(flat, flat)))
+    def keep(self, unit_dim: int, kept: Kept) -> None:
+        """Take examples into account; tensors of one shape wait for each other."""
+        self._kept.append((unit_dim, kept))
+        self._entries += kept.values.numel()
+
+    def flush(self, least: int = 0) -> None:
+        """Sum up what waits, if it is enough: a few operations for all tensors of one shape."""
+        if self._entries <= least:
+            return
+        blocks: dict[tuple, list[Kept]] = {}
+        for unit_dim, kept in self._kept:
+            values, whole = kept.values, kept.whole is None
+            key = (unit_dim, kept.shape, whole, values.shape, values.dtype, values.device)
+            if kept.before is not None:
+                key += (kept.before.shape, kept.before.dtype)
+            blocks.setdefault(key, []).append(kept)
+        for (unit_dim, shape, *_), block in blocks.items():
+            layers = [kept.layer for kept in block]
+            values = _stack([kept.values for kept in block])
+            self.sums.append(_sum_outputs(layers, values))
+            if shape is not None:
+                if block[0].before is not None:
+                    values = _stack([kept.before for kept in block])
+                self.sums.append(_sum_activations(layers, values, shape, unit_dim, block))
+        self._kept, self._entries = [], 0
+
+
+def _moments(flat: Tensor) -> list[Tensor]:
+    return [flat.sum(1), torch.linalg.vector_norm(flat, dim=1).square()]
+
+
+def _sum_outputs(layers: list[int], values: Tensor) -> Sums:
+    flat = values.flatten(1)
+    return Sums(layers, None, flat.shape[1], False, torch.stack(_moments(flat)), None, None)
+
+
+def _sum_activations(
+    layers: list[int], z: Tensor, shape: Shape, unit_dim: int, block: list[Kept]
+) -> Sums:
+    a = shape.call(z.clone())
+    flat = a.flatten(1)
+    values = _moments(flat)
+    slope = _derivative(shape.call, z) if shape.slope is None else shape.slope(a)
+    others = [d for d in range(1, slope.dim()) if d != slope.dim() + unit_dim]
+    slopes = slope.sum(others) if others else slope
+    if block[0].whole is not None:
+        sizes = torch.stack([kept.whole for kept in block])
+    elif shape.signed:
+        sizes = slope.abs().sum(others) if others else slope.abs()
+    else:
+        sizes = slopes
+    # Of zeros and ones the squares are known.
+    values.append(slopes.sum(1) if shape.name == "relu" else slope.flatten(1).square().sum(1))
+    exact = block[0].whole is not None or not block[0].thinned
+    return Sums(layers, shape, flat.shape[1], exact, torch.stack(values), slopes, sizes)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return wide(torch.stack(tensors))
 
 
 def read(values: list[Tensor]) -> list[float]:
@@ -170,11 +275,16 @@ class Seen:
     activated: bool = False
     time: int = 0
     wild: bool = True
+    rare: bool = True
+    kept: "Kept | None" = None
 
     @property
     def kind(self) -> str:
         """Name of its class."""
         return type(self.module).__name__.removeprefix("Parametrized")
+
+
+Origin = tuple[Seen | None, bool]
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -240,7 +350,7 @@ class _Functions(TorchFunctionMode):
                 watch.at_norm(args[0], result)
             return result
         in_place = kwargs.get("inplace") or func.__name__.endswith("_")
-        lost = in_place and name not in _CHEAP  # the slope cannot be told from what is left
+        lost = in_place and name != "relu"  # what is left does not tell what went in
         if watch.inside is not None and not lost:
             return func(*args, **kwargs)  # its module's hook will see it
         z = args[0]
@@ -253,12 +363,13 @@ class _Functions(TorchFunctionMode):
         return result
 
 
-def thin(tensor: Tensor) -> Tensor:
-    """Return the tensor, or of a large one some examples."""
+def _thin(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor, or of some examples if it is large."""
     step = tensor.numel() // ENTRIES
-    if step < 2 or tensor.dim() < 2:
-        return tensor
-    return tensor[:: min(step, len(tensor))]
+    tensor = tensor.detach()
+    if step > 1 and tensor.dim() > 1:
+        tensor = tensor[:: min(step, tensor.shape[0])]
+    return tensor.clone()
 
 
 def _again(func: Callable, args: tuple, kwargs: dict, z: Tensor) -> Tensor:
@@ -276,7 +387,7 @@ class Watch:
         self.full = True
         self.on_forward: Callable[[], None] = lambda: None
         self._handles: list[RemovableHandle] = []
-        self._origins: dict[int, tuple[weakref.ref, Seen]] = {}
+        self._origins: dict[int, tuple[weakref.ref, Seen, bool]] = {}
         self._last: Seen | None = None
         self._shapes: dict[object, Shape] = {}
         self._mode: _Functions | None = None
@@ -378,29 +489,36 @@ class Watch:
     # ------------------------------------------------------------ layers
 
     def _at_layer(self, layer: Seen, module: nn.Module, args: tuple, output: object) -> None:
-        tensors = list(_tensors(output))
-        if not tensors:
+        z = output if isinstance(output, Tensor) else next(_tensors(output), None)
+        if z is None or not z.is_floating_point():
             return
         if torch._C._current_graph_task_id() != -1 and layer.running:
             return  # computed again during the backward pass, to save memory
-        z = tensors[0]
         if layer.index < 0:
             self._first(layer, z)
         if self.ledger.passes == 0:  # the model's parts are called, not the model
             self.on_forward()
         call = layer.in_pass
         layer.running, layer.in_pass, layer.activated = layer.running + 1, call + 1, False
-        for tensor in tensors if not isinstance(module, nn.MultiheadAttention) else tensors[:1]:
-            if tensor.requires_grad and self.full:
-                tensor.register_hook(partial(self._delta, self.ledger, layer, call))
-        if self.full:
-            self.ledger.measure("output", layer.index, wide(thin(z)).reshape(-1))
-            if isinstance(module, (nn.RNN, nn.RNNCell)):  # it applies its activation itself
-                known = activations.get(module.nonlinearity)
-                shape = self._shapes.setdefault(known.name, _shape(known.name, known.function, z))
-                self._record(layer, shape, z, z, known.function)
-        self._origins[id(z)] = (weakref.ref(z), layer)
+        self._origins[id(z)] = (weakref.ref(z), layer, True)
         self._last = layer
+        if not self.full:
+            return
+        many = z is not output and not isinstance(module, nn.MultiheadAttention)
+        for tensor in _tensors(output) if many else (z,):
+            if tensor.requires_grad:
+                tensor.register_hook(partial(self._delta, self.ledger, layer, call))
+        self.ledger.flush(WAITING)
+        values = _thin(z)
+        layer.kept = Kept(layer.index, values, thinned=values.shape != z.shape)
+        self.ledger.keep(layer.unit_dim, layer.kept)
+        if isinstance(module, (nn.RNN, nn.RNNCell)):  # it applies its activation itself
+            known = activations.get(module.nonlinearity)
+            if known.name not in self._shapes:
+                shape = _shape(known.name, known.function, z)
+                self._shapes[known.name] = replace(shape, call=torch.clone)
+            layer.activated, layer.activation = True, known.name
+            layer.kept.shape = self._shapes[known.name]
 
     def _first(self, layer: Seen, z: Tensor) -> None:
         layer.index = len(self.order)
@@ -440,14 +558,14 @@ class Watch:
 
     # ------------------------------------------------------------ activations and norms
 
-    def origin(self, z: Tensor) -> Seen | None:
-        """Return the layer whose output this tensor is."""
-        reference, layer = self._origins.get(id(z), (None, None))
-        return layer if reference is not None and reference() is z else None
+    def origin(self, z: Tensor) -> Origin:
+        """Return the layer whose output this tensor is, and whether it is so directly."""
+        reference, layer, direct = self._origins.get(id(z), (None, None, False))
+        return (layer, direct) if reference is not None and reference() is z else (None, False)
 
-    def _owner(self, origin: Seen | None, a: Tensor) -> Seen | None:
+    def _owner(self, origin: Origin, a: Tensor) -> Seen | None:
         """Return the layer to which an activation belongs: its input's, or else the latest."""
-        owner = origin or self._last
+        owner = origin[0] or self._last
         if owner is None or owner.activated or a.dim() != owner.dims:
             return None
         return owner if a.shape[owner.unit_dim] == owner.units else None
@@ -456,7 +574,7 @@ class Watch:
         self,
         name: str,
         call: Callable[[Tensor], Tensor],
-        origin: Seen | None,
+        origin: Origin,
         z: Tensor,
         a: Tensor,
         key: object,
@@ -469,20 +587,23 @@ class Watch:
         name = name if self.inside is None else _module_name(self.inside)
         if key not in self._shapes:
             self._shapes[key] = _shape(name, call, wide(z))
-        self._record(owner, self._shapes[key], z, a, call)
+        self._record(owner, self._shapes[key], z, a, direct=origin[1])
 
     def _at_activation(self, module: nn.Module, args: tuple, a: Tensor) -> None:
         if self._noted:  # as a function, before it went to work in place
             self._noted = False
             return
         z = args[0] if args else a
-        owner = self._owner(self.origin(z), a)
+        origin = self.origin(z)
+        owner = self._owner(origin, a)
         if owner is None or not self.full:
             return
-        call = partial(type(module).forward, module)
-        if id(module) not in self._shapes:
-            self._shapes[id(module)] = _shape(_module_name(module), call, wide(z))
-        self._record(owner, self._shapes[id(module)], z, a, call)
+        # Modules built alike bend alike, unless they learn how.
+        key = id(module) if next(module.parameters(), None) is not None else repr(module)
+        if key not in self._shapes:
+            call = partial(type(module).forward, module)
+            self._shapes[key] = _shape(_module_name(module), call, wide(z))
+        self._record(owner, self._shapes[key], z, a, direct=origin[1])
 
     def _record(
         self,
@@ -490,32 +611,28 @@ class Watch:
         shape: Shape,
         z: Tensor,
         a: Tensor,
-        call: Callable[[Tensor], Tensor],
+        *,
+        direct: bool,
     ) -> None:
         owner.activated, owner.activation = True, shape.name
-        index, values = owner.index, wide(thin(a))
-        flat = values.reshape(-1)
-        self.ledger.measure("activation", index, flat)
-        values = flat.view(values.shape)
-        slope = _derivative(call, wide(thin(z))) if shape.slope is None else shape.slope(values)
-        sums, square = self._over_positions(slope, owner), None
-        if shape.slope is torch.sign:  # a sum of zeros and ones is that of their squares
-            sizes = sums if slope.numel() == a.numel() else self._over_positions(wide(a), owner)
-        else:
-            sizes = self._over_positions(slope.abs(), owner) if shape.signed else sums
-            flat = slope.reshape(-1)
-            square = torch.dot(flat, flat)
-        count = slope.numel() // max(owner.units, 1)
-        self.ledger.units.append((index, count, shape.largest, sums, sizes, square))
+        kept = owner.kept
+        if kept is None or a.numel() == 0:
+            return
+        kept.shape = shape
+        if not direct:
+            kept.before = _thin(z)
+            kept.thinned = kept.before.shape != z.shape
+        if kept.thinned and shape.name == "relu" and owner.rare:
+            kept.whole = self._over_positions(wide(a), owner)
 
-    def _over_positions(self, slope: Tensor, layer: Seen) -> Tensor:
+    def _over_positions(self, a: Tensor, layer: Seen) -> Tensor:
         """Sum over all dimensions but the units'."""
         if layer.unit_dim != -1:
-            return slope.sum([d for d in range(slope.dim()) if d != slope.dim() + layer.unit_dim])
-        rows = slope.reshape(-1, layer.units)
-        key = (len(rows), rows.dtype, rows.device)
+            return a.sum([d for d in range(a.dim()) if d != a.dim() + layer.unit_dim])
+        rows = a.reshape(-1, layer.units)
+        key = (rows.shape[0], rows.dtype, rows.device)
         if key not in self._ones:  # a product is three times faster than a sum
-            self._ones[key] = rows.new_ones(len(rows))
+            self._ones[key] = rows.new_ones(rows.shape[0])
         return self._ones[key] @ rows
 
     def _at_norm_module(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -524,10 +641,10 @@ class Watch:
 
     def at_norm(self, x: Tensor, output: Tensor) -> None:
         """Note a normalization; what comes out of it still belongs to the layer below."""
-        layer = self.origin(x)
+        layer, _ = self.origin(x)
         if layer is not None:
             layer.normalized = True
-            self._origins[id(output)] = (weakref.ref(output), layer)
+            self._origins[id(output)] = (weakref.ref(output), layer, False)
 
     # ------------------------------------------------------------ the model's input
 
