@@ -25,8 +25,10 @@ from companion.watching import (
     Seen,
     Sums,
     Watch,
+    alike,
     positions,
     read,
+    read_all,
     spread,
     wide,
 )
@@ -389,8 +391,9 @@ def summarize(watch: Watch) -> Summary:
     ledger = watch.ledger
     ledger.flush()
     found = Summary({}, _inputs(ledger), {})
-    sums = [total for block in ledger.sums for total in block.values.flatten().unbind()]
-    numbers = iter(read([*sums, *(delta for _, _, delta in ledger.deltas)]))
+    vectors = [block.values.flatten() for block in ledger.sums]
+    squares = [square for _, _, square in ledger.deltas]
+    numbers = iter(read_all([*vectors, *([torch.stack(squares)] if alike(squares) else squares)]))
     totals: dict[tuple[str, int], list[float]] = {}
     for block in ledger.sums:
         kind = "output" if block.shape is None else "activation"
@@ -471,7 +474,8 @@ def _units(watch: Watch, found: Summary) -> None:
     for (shape, units), blocks in groups.items():
         rows = [layer for block in blocks for layer in block.layers]
         layers = list(dict.fromkeys(rows))
-        owner = torch.tensor([layers.index(row) for row in rows])
+        place = {layer: k for k, layer in enumerate(layers)}
+        owner = torch.tensor([place[row] for row in rows])
         counts = [block.count / units for block in blocks for _ in block.layers]
         # A layer that ran several times is put together before its units are judged.
         slopes, sizes = (
@@ -548,7 +552,8 @@ class Norms:
             members = [tensors[i] for i in group]
             if key == "large" or not members[0].numel():
                 members = [wide(tensor) for tensor in members]
-                self._parts += torch._foreach_norm(members)
+                norms = torch._foreach_norm(members)
+                self._parts += [torch.stack(norms)] if alike(norms) else norms
             else:
                 rows = wide(
                     torch.stack(members).flatten(1)
@@ -561,11 +566,8 @@ class Norms:
         """Return the norms, in the order of the tensors."""
         if not self._order:
             return []
-        parts = [part.reshape(-1) for part in self._parts]
-        if len({(part.device, part.dtype) for part in parts}) > 1:
-            parts = [part.to("cpu", torch.float64) for part in parts]
         norms = [0.0] * len(self._order)
-        for i, number in zip(self._order, torch.cat(parts).tolist(), strict=True):
+        for i, number in zip(self._order, read_all(self._parts), strict=True):
             norms[i] = number
         return norms
 
@@ -588,8 +590,9 @@ def _underflow(gradients: list[Tensor]) -> float:
     for (size, stride, *_), members in sampled.items():
         if size:
             values = wide(torch.cat(members)).abs_()
-            kept = (values > FLUSHED).sum()
-            counts += [kept * stride, torch.count_nonzero(values) * stride]
+            nonzero = values.sign()
+            kept = values.sub_(FLUSHED).sign_().clamp_(min=0)
+            counts += [kept.sum() * stride, nonzero.sum() * stride]
     numbers = read(counts)
     kept, nonzero = sum(numbers[::2]), sum(numbers[1::2])
     return 1 - kept / nonzero if nonzero else math.nan

@@ -224,16 +224,16 @@ def _sum_outputs(layers: list[int], values: Tensor) -> Sums:
 def _sum_activations(
     layers: list[int], z: Tensor, shape: Shape, unit_dim: int, block: list[Kept]
 ) -> Sums:
-    a = shape.call(z.clone())
+    # It may work in place, and there is no second use for z then.
+    a = shape.call(z) if shape.slope is not None else shape.call(z.clone())
     flat = a.flatten(1)
     values = _moments(flat)
     slope = _derivative(shape.call, z) if shape.slope is None else shape.slope(a)
-    others = [d for d in range(1, slope.dim()) if d != slope.dim() + unit_dim]
-    slopes = slope.sum(others) if others else slope
+    slopes = _sum_positions(slope, unit_dim)
     if block[0].whole is not None:
         sizes = torch.stack([kept.whole for kept in block])
     elif shape.signed:
-        sizes = slope.abs().sum(others) if others else slope.abs()
+        sizes = _sum_positions(slope.abs(), unit_dim)
     else:
         sizes = slopes
     # Of zeros and ones the squares are known.
@@ -242,17 +242,40 @@ def _sum_activations(
     return Sums(layers, shape, flat.shape[1], exact, torch.stack(values), slopes, sizes)
 
 
+def _sum_positions(block: Tensor, unit_dim: int) -> Tensor:
+    """Sum over all dimensions but the first and the units'."""
+    if unit_dim != -1:
+        kept = block.dim() + unit_dim
+        return block.sum([d for d in range(1, block.dim()) if d != kept])
+    rows = block.flatten(1, -2) if block.dim() > 2 else block.unsqueeze(1)
+    return rows.new_ones(rows.shape[1]) @ rows
+
+
 def _stack(tensors: list[Tensor]) -> Tensor:
     return wide(torch.stack(tensors))
+
+
+def alike(tensors: list[Tensor]) -> bool:
+    """Whether there are tensors, and all of one type on one device."""
+    return len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1
 
 
 def read(values: list[Tensor]) -> list[float]:
     """Return 0-d tensors as numbers, in one transfer where they are on one device."""
     if not values:
         return []
-    if len({(value.device, value.dtype) for value in values}) > 1:
+    if not alike(values):
         values = [value.to("cpu", torch.float64) for value in values]
     return torch.stack(values).tolist()
+
+
+def read_all(vectors: list[Tensor]) -> list[float]:
+    """Return the entries of all tensors as numbers, one tensor after another."""
+    if not vectors:
+        return []
+    if not alike(vectors):
+        vectors = [vector.to("cpu", torch.float64) for vector in vectors]
+    return torch.cat([vector.reshape(-1) for vector in vectors]).tolist()
 
 
 @dataclass
@@ -598,12 +621,20 @@ class Watch:
         owner = self._owner(origin, a)
         if owner is None or not self.full:
             return
-        # Modules built alike bend alike, unless they learn how.
-        key = id(module) if next(module.parameters(), None) is not None else repr(module)
+        shape = self._shapes.get(id(module))
+        if shape is None:
+            shape = self._shape_of(module, z)
+        self._record(owner, shape, z, a, direct=origin[1])
+
+    def _shape_of(self, module: nn.Module, z: Tensor) -> Shape:
+        """Describe an activation module; modules built alike bend alike, unless they learn how."""
+        learns = next(module.parameters(), None) is not None
+        key = id(module) if learns else repr(module)
         if key not in self._shapes:
             call = partial(type(module).forward, module)
             self._shapes[key] = _shape(_module_name(module), call, wide(z))
-        self._record(owner, self._shapes[key], z, a, direct=origin[1])
+        self._shapes[id(module)] = self._shapes[key]
+        return self._shapes[key]
 
     def _record(
         self,
