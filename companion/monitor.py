@@ -4,7 +4,9 @@ On the steps that are not sampled nothing runs but a counter. On those that are,
 layer as it is executed, and everything is read from the device once.
 """
 
+import functools
 import math
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,12 +31,13 @@ from companion.watching import (
     positions,
     read,
     read_all,
+    reduce,
     spread,
     wide,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # noqa: F401
+    from matplotlib.figure import Figure
 
 SATURATED = 0.05
 """A unit is saturated if its mean slope is below this share of the activation's largest."""
@@ -124,6 +127,7 @@ class GradientMonitor:
         self._heralds: list[nn.Parameter] = []
         self._begun = self._queued = False
         self._stance: AbstractContextManager | None = None
+        self._scaler: torch.amp.GradScaler | None = None
 
     def __repr__(self) -> str:
         return (
@@ -137,7 +141,9 @@ class GradientMonitor:
         if self._inside:
             raise RuntimeError("this monitor is watching already; leave its `with` block first")
         _refuse_shards(self.model)
+        _refuse_compiled(self.model)
         self._inside = True
+        _SCALES.listen(self)
         self._parameters = list(self.model.parameters())
         self._heralds = _heralds(self.model)
         try:
@@ -154,6 +160,9 @@ class GradientMonitor:
         trace: TracebackType | None,
     ) -> None:
         self._disarm()
+        _SCALES.forget(self)
+        if self._inside and error is None:
+            self._drain()
         self._inside = False
 
     def step(self, loss: Tensor | float) -> None:
@@ -183,6 +192,11 @@ class GradientMonitor:
             return
         self._row = _Row(step)
         self._begun = self._queued = False
+        self._scaler = None
+        eager = getattr(torch.compiler, "set_stance", None)
+        if self._stance is None and eager is not None and "torch._dynamo" in sys.modules:
+            self._stance = eager("force_eager")  # what is compiled would run past the hooks
+            self._stance.__enter__()
         self._watch.attach(full=not self.gradients_only)
         self._watch.sample()
         if self.gradients_only and self._rows:
@@ -198,6 +212,9 @@ class GradientMonitor:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
 
     # ------------------------------------------------------------ during a sampled step
 
@@ -232,13 +249,17 @@ class GradientMonitor:
         gradients = [gradient for _, gradient in found]
         numbers = Norms(gradients).numbers()
         row.non_finite = 0
+        if self._scaler is not None:
+            row.scale = self._scaler.get_scale()
         row.gradients = [math.nan] * len(parameters)
+        row.total_norm = 0.0
         for (i, gradient), number in zip(found, numbers, strict=True):
             if not 1e-15 < number < 1e15:  # squares may have been lost, or there is no number
                 number = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
                 if not math.isfinite(number):
                     row.non_finite += int((~gradient.isfinite()).sum())
-            row.gradients[i] = number
+            row.gradients[i] = number / row.scale
+            row.total_norm = math.hypot(row.total_norm, row.gradients[i])
         if not self.gradients_only:
             row.underflow = _underflow(gradients)
 
@@ -257,24 +278,32 @@ class GradientMonitor:
                 updates[i] = number
             row.parameters["update_norms"] = updates
             row.weights = None
-        row.summary = summarize(watch)
+        group = _group(self.model)
+        if group is not None:
+            reduce(watch.ledger, group)
+        row.summary = summarize(watch, row.scale)
+        row.skipped = float(self._scaler is not None and row.non_finite > 0)
         self._rows.append(row)
         self._drain()
 
     def _drain(self) -> None:
-        """Turn the losses that are still tensors into numbers."""
-        late = range(self._drained, len(self._losses))
-        tensors = [torch.as_tensor(self._losses[i]) for i in late]
-        for i, number in zip(late, read(tensors), strict=True):
-            self._losses[i] = number
+        """Turn the losses that are still tensors into numbers, the mean over all processes."""
+        self._losses[self._drained :] = self._pending(_group(self.model))
         self._drained = len(self._losses)
+
+    def _pending(self, group: object = None) -> list[float]:
+        found = read([torch.as_tensor(loss) for loss in self._losses[self._drained :]])
+        if group is not None and found:
+            total = torch.tensor(found, dtype=torch.float64, device=self._parameters[0].device)
+            torch.distributed.all_reduce(total, group=group)
+            found = (total / torch.distributed.get_world_size(group)).tolist()
+        return found
 
     # ------------------------------------------------------------ what comes of it
 
     @property
     def log(self) -> Log:
         """Everything measured so far, as a :class:`companion.log.Log`."""
-        self._drain()
         order, rows = self._watch.order, self._rows
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
         columns = {
@@ -288,7 +317,7 @@ class GradientMonitor:
             for field in _PER_LAYER
         }
         columns["gradient_norms"] = _table(
-            [row.scaled() or [math.nan] * len(names) for row in rows], len(names)
+            [row.gradients or [math.nan] * len(names) for row in rows], len(names)
         )
         for field in ("weight_norms", "update_norms"):
             columns[field] = _table(
@@ -308,7 +337,7 @@ class GradientMonitor:
             layers=tuple(_layer(layer) for layer in order),
             parameters=names,
             every=self.every,
-            loss=_vector(self._losses),
+            loss=_vector([*self._losses[: self._drained], *self._pending()]),
             steps=torch.tensor([row.step for row in rows], dtype=torch.int64),
             through_time=time,
             times=torch.tensor(times, dtype=torch.int64),
@@ -317,9 +346,61 @@ class GradientMonitor:
             **columns,
         )
 
+    def plot(self) -> "Figure":
+        """Draw δ against depth at the first and last sample, the update ratios, and the loss.
+
+        Raises:
+            ValueError: if no step was sampled, or the gradients only.
+
+        """
+        from companion import plots
+
+        return plots.monitored(self.log)
+
     def to_json(self, path: str | Path) -> None:
         """Write the log so far, see :meth:`companion.log.Log.to_json`."""
         self.log.to_json(path)
+
+
+class _Scales:
+    """Notices what a ``GradScaler`` scales while monitors listen; nothing hands it to them."""
+
+    def __init__(self) -> None:
+        self._listeners: list[GradientMonitor] = []
+        self._original = torch.amp.GradScaler.scale
+
+    def listen(self, monitor: GradientMonitor) -> None:
+        """Tell a monitor from now on."""
+        if not self._listeners:
+            self._original = torch.amp.GradScaler.scale
+            listeners, original = self._listeners, self._original
+
+            @functools.wraps(original)
+            def scale(scaler: torch.amp.GradScaler, outputs: object) -> object:
+                for listener in listeners:
+                    listener._scaler = scaler
+                return original(scaler, outputs)
+
+            torch.amp.GradScaler.scale = scale
+        self._listeners.append(monitor)
+
+    def forget(self, monitor: GradientMonitor) -> None:
+        """Tell it no more."""
+        if monitor in self._listeners:
+            self._listeners.remove(monitor)
+            if not self._listeners:
+                torch.amp.GradScaler.scale = self._original
+
+
+_SCALES = _Scales()
+
+
+def _group(model: nn.Module) -> object:
+    """Return the group of processes that train this model together, None if it is alone."""
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return module.process_group
+    return None
 
 
 class _Row:
@@ -330,23 +411,15 @@ class _Row:
         self.scale = 1.0
         self.weights: Norms | None = None
         self.gradients: list[float] = []
+        self.total_norm = math.nan
+        self.skipped = 0.0
         self.non_finite = math.nan
         self.underflow = math.nan
         self.parameters: dict[str, list[float]] = {}
         self.summary = Summary({}, {}, {})
 
-    def scaled(self) -> list[float]:
-        """Return the gradients' norms without the loss scale."""
-        return [norm / self.scale for norm in self.gradients]
-
     def value(self, field: str) -> float:
         """Return a number of the whole step."""
-        if field == "total_norm":
-            present = [norm for norm in self.scaled() if not math.isnan(norm)]
-            broken = self.non_finite > 0 and any(math.isnan(norm) for norm in self.gradients)
-            return math.nan if broken or not self.gradients else math.hypot(*present)
-        if field == "skipped":
-            return 0.0
         return self.summary.values.get(field, getattr(self, field, math.nan))
 
 
@@ -386,8 +459,8 @@ class Summary:
     time: dict[tuple[int, int], float]
 
 
-def summarize(watch: Watch) -> Summary:
-    """Read a sample, and turn its sums into what the log holds."""
+def summarize(watch: Watch, scale: float) -> Summary:
+    """Read a sample, and turn its sums into what the log holds, without the loss scale."""
     ledger = watch.ledger
     ledger.flush()
     found = Summary({}, _inputs(ledger), {})
@@ -408,19 +481,19 @@ def summarize(watch: Watch) -> Summary:
         found.layers[f"{kind}_variance", layer] = variance
         if kind == "activation" and total[0]:
             found.layers["slope_square", layer] = total[3] / total[0]
-    _deltas(watch, list(numbers), found)
+    _deltas(watch, list(numbers), scale, found)
     _units(watch, found)
     return found
 
 
-def _deltas(watch: Watch, squares: list[float], found: Summary) -> None:
+def _deltas(watch: Watch, squares: list[float], scale: float, found: Summary) -> None:
     by_call: dict[tuple[int, int], float] = {}
     of_layer: dict[int, float] = {}
     for (layer, call, _), square in zip(watch.ledger.deltas, squares, strict=True):
         by_call[layer, call] = by_call.get((layer, call), 0.0) + square
         of_layer[layer] = of_layer.get(layer, 0.0) + square
     for layer, square in of_layer.items():
-        found.layers["delta_norms", layer] = math.sqrt(square)
+        found.layers["delta_norms", layer] = math.sqrt(square) / scale
         watch.order[layer].wild = not 1e-30 < square < 1e30
     in_time: dict[tuple[int, int], float] = {}
     norms = read([norm for _, _, norm in watch.ledger.times])
@@ -431,7 +504,7 @@ def _deltas(watch: Watch, squares: list[float], found: Summary) -> None:
             for k, call in enumerate(positions(layer.calls)):
                 if (layer.index, call) in by_call:
                     in_time[layer.index, k] = by_call[layer.index, call]
-    found.time = {key: _log10(square) / 2 for key, square in in_time.items()}
+    found.time = {key: _log10(square) / 2 - math.log10(scale) for key, square in in_time.items()}
 
 
 def _inputs(ledger: Ledger) -> dict[str, float]:
@@ -628,6 +701,18 @@ def _heralds(model: nn.Module) -> list[nn.Parameter]:
         for module in model.modules()
     )
     return list({id(p): p for p in first if p is not None}.values())
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    if hasattr(torch.compiler, "set_stance"):
+        return
+    if any(
+        getattr(m, "_compiled_call_impl", None) or hasattr(m, "_orig_mod") for m in model.modules()
+    ):
+        raise ValueError(
+            "model is compiled, and before torch 2.6 it cannot be run uncompiled for a step; "
+            f"this is torch {torch.__version__}: monitor the model that was compiled, uncompiled"
+        )
 
 
 def _refuse_shards(model: nn.Module) -> None:

@@ -278,6 +278,41 @@ def read_all(vectors: list[Tensor]) -> list[float]:
     return torch.cat([vector.reshape(-1) for vector in vectors]).tolist()
 
 
+def reduce(ledger: Ledger, group: object) -> None:
+    """Add up a sample over the processes of a group, as if one of them had seen the whole batch.
+
+    The loss of the whole batch is the mean of theirs, so each one's δ is too large by their number.
+    """
+    ledger.flush()
+    world = torch.distributed.get_world_size(group)
+    parts: list[Tensor] = []
+    for block in ledger.sums:
+        parts += [block.values, torch.tensor(block.count)]
+        parts += [] if block.slopes is None else [block.slopes, block.sizes]
+    parts += [square / world**2 for _, _, square in ledger.deltas]
+    parts += [norm.double().square() / world**2 for _, _, norm in ledger.times]
+    for n, sums, squares in ledger.inputs:
+        parts += [torch.tensor(n), sums, squares + sums.square() / n]
+    if not parts:
+        return
+    device = ledger.deltas[0][2].device if ledger.deltas else parts[0].device
+    flat = torch.cat([part.to(device, torch.float64).reshape(-1) for part in parts])
+    torch.distributed.all_reduce(flat, group=group)
+    reduced = [
+        r.view(p.shape) for p, r in zip(parts, flat.split([p.numel() for p in parts]), strict=True)
+    ]
+    found = iter(reduced)
+    for i, block in enumerate(ledger.sums):
+        values, count = next(found), int(next(found))
+        slopes, sizes = (None, None) if block.slopes is None else (next(found), next(found))
+        ledger.sums[i] = block._replace(values=values, count=count, slopes=slopes, sizes=sizes)
+    ledger.deltas = [(layer, call, next(found)) for layer, call, _ in ledger.deltas]
+    ledger.times = [(layer, k, next(found).sqrt()) for layer, k, _ in ledger.times]
+    for i in range(len(ledger.inputs)):
+        n, sums, squares = int(next(found)), next(found), next(found)
+        ledger.inputs[i] = n, sums, squares - sums.square() / n
+
+
 @dataclass
 class Seen:
     """A layer that may run, and what is found out about it when it does."""
