@@ -7,8 +7,9 @@ layer as it is executed, and everything is read from the device once.
 import functools
 import math
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -193,9 +194,9 @@ class GradientMonitor:
         self._row = _Row(step)
         self._begun = self._queued = False
         self._scaler = None
-        eager = getattr(torch.compiler, "set_stance", None)
-        if self._stance is None and eager is not None and "torch._dynamo" in sys.modules:
-            self._stance = eager("force_eager")  # what is compiled would run past the hooks
+        compiling = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+        if self._stance is None and compiling:
+            self._stance = _uncompiled()
             self._stance.__enter__()
         self._watch.attach(full=not self.gradients_only)
         self._watch.sample()
@@ -713,6 +714,21 @@ def _refuse_compiled(model: nn.Module) -> None:
             "model is compiled, and before torch 2.6 it cannot be run uncompiled for a step; "
             f"this is torch {torch.__version__}: monitor the model that was compiled, uncompiled"
         )
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Run compiled models as they were written: compiled ones would run past the hooks."""
+    # torch warns that hooks for all modules see the wrapper as well, which is as it should be.
+    message = r"Using `torch.compile\(module\)` when there are global hooks"
+    warnings.filterwarnings("ignore", message=message)
+    ours = warnings.filters[0]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        if ours in warnings.filters:
+            warnings.filters.remove(ours)
 
 
 def _refuse_shards(model: nn.Module) -> None:

@@ -30,9 +30,12 @@ def assert_same(found: Log, expected: Log) -> None:
         )
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("network", [mlp, lambda: Backwards().double()])
-def test_a_compiled_model_is_measured_as_if_it_were_not(in_place: bool, network: object) -> None:
+@pytest.mark.parametrize(
+    ("network", "in_place"),
+    # torch itself leaves a Sequential that is compiled in place as it is.
+    [(mlp, False), (lambda: Backwards().double(), False), (lambda: Backwards().double(), True)],
+)
+def test_a_compiled_model_is_measured_as_if_it_were_not(network: object, in_place: bool) -> None:
     torch.manual_seed(0)
     plain = network()
     model = copy.deepcopy(plain)
