@@ -657,9 +657,10 @@ def _underflow(gradients: list[Tensor]) -> float:
         size, stride = gradient.numel(), max(1, gradient.numel() // ENTRIES)
         while stride > 1 and math.gcd(stride, gradient.shape[-1]) > 1:
             stride += 1
-        flat = gradient.reshape(-1)
+        # One view instead of two: there are many tensors.
+        flat = gradient.contiguous().as_strided((-(-size // stride),), (stride,))
         key = (size, stride, gradient.dtype, gradient.device)
-        sampled.setdefault(key, []).append(flat if stride == 1 else flat[::stride])
+        sampled.setdefault(key, []).append(flat)
     counts = []
     for (size, stride, *_), members in sampled.items():
         if size:

@@ -208,11 +208,11 @@ def monitored(log: "Log") -> "Figure":
         ValueError: if no step was sampled, or there is no layer.
 
     """
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
     if len(log.steps) == 0 or not log.layers:
         raise ValueError(f"log needs a sampled step and a layer, got {log!r}")
-    figure = Figure(figsize=(4.5, 8.0), layout="constrained")
+    figure = plt.figure(figsize=(4.5, 8.0), layout="constrained")
     deltas, updates, losses = figure.subplots(3)
     weights = [log.parameters.index(x.parameters[0]) for x in log.layers if x.parameters]
     ratios = log.update_norms[:, weights] / log.weight_norms[:, weights]

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from companion import activations
 
-ENTRIES = 8192
+ENTRIES = 4096
 """Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
 
 WAITING = 1 << 20

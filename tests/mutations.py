@@ -1370,6 +1370,96 @@ MUTATIONS = [
         "(root.square().mean() * size / (size - 1)).item()",
         "tests/test_normalization.py::test_batch_noise_is_as_predicted",
     ),
+    Mutation(
+        "companion/watching.py",
+        "tensor.register_hook(partial(self._delta,",
+        "args[0].requires_grad_().register_hook(partial(self._delta,",
+        "tests/test_monitor.py::test_layers_are_those_of_autograd",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        'found.layers["delta_norms", layer] = math.sqrt(square) / scale',
+        'found.layers["delta_norms", layer] = square / scale',
+        "tests/test_monitor.py::test_layers_are_those_of_autograd",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "dead = (sizes == 0).double().mean(1)",
+        "dead = 1 - mean.mean(1)",
+        "tests/test_monitor.py::test_units_are_dead_not_entries",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "            torch._foreach_copy_(self._before, learning)\n",
+        "            self._before = learning\n",
+        "tests/test_monitor.py::test_parameters_are_those_of_the_step",
+    ),
+    Mutation(
+        "companion/watching.py",
+        "owner = origin[0] or self._last",
+        "owner = self._last",
+        "tests/test_monitor.py::test_an_activation_belongs_to_the_layer_it_is_applied_to",
+    ),
+    Mutation(
+        "companion/watching.py",
+        "            kept.before = _thin(z)\n",
+        "            pass\n",
+        "tests/test_monitor.py::test_an_activation_after_a_norm_has_the_slopes_of_what_the_norm_returns",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "row.gradients[i] = number / row.scale",
+        "row.gradients[i] = number",
+        "tests/test_monitor_wrappers.py::test_the_loss_scale_is_divided_out",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "        self._disarm()\n        _SCALES",
+        "        if error is None:\n            self._disarm()\n        _SCALES",
+        "tests/test_monitor.py::test_no_hook_is_left_after_an_exception",
+    ),
+    Mutation(
+        "companion/watching.py",
+        "layer.index = len(self.order)\n        self.order.append(layer)",
+        "layer.index = len(self.order)\n        self.order.insert(0, layer)",
+        "tests/test_monitor.py::test_layers_stand_in_the_order_they_are_executed",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "step = len(self._losses)\n",
+        "step = len(self._losses) + 1\n",
+        "tests/test_monitor.py::test_the_loss_is_of_every_step_and_the_rest_of_every_nth",
+    ),
+    Mutation(
+        "companion/watching.py",
+        "square / world**2 for",
+        "square / world for",
+        "tests/test_monitor_wrappers.py::test_two_processes_measure_what_one_would",
+    ),
+    Mutation(
+        "companion/watching.py",
+        "if kept.thinned and shape.name ==",
+        "if False and shape.name ==",
+        "tests/test_monitor.py::test_of_a_large_batch_dead_units_are_looked_for_in_all_of_it",
+    ),
+    Mutation(
+        "companion/watching.py",
+        "wide(gradient).double() if layer.wild else wide(gradient)",
+        "wide(gradient)",
+        "tests/test_monitor.py::test_gradients_whose_squares_float32_cannot_hold",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "engine.queue_callback(lambda: engine.queue_callback(self._read_gradients))",
+        "engine.queue_callback(self._read_gradients)",
+        "tests/test_monitor_wrappers.py::test_two_processes_measure_what_one_would",
+    ),
+    Mutation(
+        "companion/monitor.py",
+        "if not 1e-15 < number < 1e15:",
+        "if not number < 1e15:",
+        "tests/test_monitor.py::test_gradients_whose_squares_float32_cannot_hold",
+    ),
 ]
 
 

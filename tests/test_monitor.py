@@ -8,6 +8,7 @@ import pickle
 import weakref
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from helpers import normal
@@ -570,5 +571,6 @@ def test_the_plot_shows_depth_and_loss() -> None:
     titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
     assert titles == ["gradient at each layer", "one step's update", "loss"]
     assert len(figure.axes[0].lines) == 2
+    plt.close(figure)
     with pytest.raises(ValueError, match="needs a sampled step"):
         GradientMonitor(mlp()).plot()
