@@ -83,10 +83,21 @@ test-colab: $(VENV)/.test ## run the last commit's chapters on Colab's versions,
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(OTHER_KERNELS) $(TWO_THREADS) \
 		$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=0 tests/colab.py
 
-bench: $(VENV)/.test ## run the benchmarks in tests/benchmarks
+# What the monitor is measured against stays out of .venv, and finds its torch there.
+BENCH := _build/bench
+$(BENCH)/.created: $(VENV)/.test
+	@$(BIN)/python -m venv $(BENCH)
+	@$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > "$$($(BENCH)/bin/python -c 'import site; print(site.getsitepackages()[0])')/course.pth"
+	@for package in "wandb" "jinja2 plotly" "--no-deps torchmortem"; do \
+		$(BENCH)/bin/python -m pip --disable-pip-version-check install --quiet $$package \
+			|| echo "$$package cannot be installed, and is not measured."; done
+	@touch $@
+
+bench: $(BENCH)/.created ## run the benchmarks in tests/benchmarks
 	@shopt -s nullglob; scripts=(tests/benchmarks/*.py); \
 	if [ $${#scripts[@]} -eq 0 ]; then echo "There are no benchmarks yet."; fi; \
-	for script in "$${scripts[@]}"; do echo "== $$script"; $(RUNNER) $(BIN)/python "$$script" || exit 1; done
+	for script in "$${scripts[@]}"; do echo "== $$script"; \
+		PYTHONPATH=. $(RUNNER) $(BENCH)/bin/python "$$script" || exit 1; done
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)

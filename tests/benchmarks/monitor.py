@@ -6,7 +6,8 @@ quartiles. Other instruments are measured beside it where they are installed.
 """
 
 import copy
-import os
+import importlib
+import importlib.metadata
 import statistics
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from companion.monitor import GradientMonitor
 
 STEPS, BATCH = 10, 256
-ROUNDS = {"MLP": 30, "conv net": 30, "transformer": 30}
+ROUNDS = 15
 Step = Callable[[Tensor], None]
 Instrument = Callable[[nn.Module], tuple[AbstractContextManager, Step]]
 
@@ -112,16 +113,64 @@ def naive_hooks(model: nn.Module) -> tuple[AbstractContextManager, Step]:
                     stack.callback(module.register_full_backward_hook(backward).remove)
             yield
 
-    # A context manager of this kind serves once; the rounds need it again and again.
-    class Again:
-        def __enter__(self) -> None:
-            self.entered = hooked()
-            self.entered.__enter__()
+    return Again(hooked), step
 
-        def __exit__(self, *error: object) -> None:
-            self.entered.__exit__(*error)
 
-    return Again(), step
+class Again:
+    """Enters a new context each time: the rounds need it again and again."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager]) -> None:
+        self.make, self.entered = make, None
+
+    def __enter__(self) -> object:
+        self.context = self.make()
+        self.entered = self.context.__enter__()
+        return self.entered
+
+    def __exit__(self, *error: object) -> None:
+        self.context.__exit__(*error)
+
+
+def torchmortem(model: nn.Module) -> tuple[AbstractContextManager, Step]:
+    """The package of that name, as its readme uses it."""
+    from torchmortem import Autopsy
+
+    again = Again(lambda: Autopsy(model))
+    return again, lambda loss: again.entered.step(loss=loss.item())
+
+
+def wandb_watch(model: nn.Module) -> tuple[AbstractContextManager, Step]:
+    """wandb.watch with everything on at every step, offline."""
+    import wandb
+
+    @contextmanager
+    def watched() -> Iterator[object]:
+        settings = wandb.Settings(silent=True, console="off")
+        run = wandb.init(mode="offline", dir=tempfile.gettempdir(), settings=settings)
+        run.watch(model, log="all", log_freq=1)
+        try:
+            yield run
+        finally:
+            run.unwatch(model)
+            run.finish()
+
+    again = Again(watched)
+    return again, lambda loss: again.entered.log({"loss": loss.item()})
+
+
+def others() -> tuple[dict[str, Instrument], list[str]]:
+    """Return the instruments of others that are installed, and say which are not."""
+    found: dict[str, Instrument] = {}
+    missing = []
+    known = {"torchmortem": torchmortem, "wandb": wandb_watch}
+    for package, instrument in known.items():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            missing.append(f"{package} is not measured: {error}")
+        else:
+            found[f"{package} {importlib.metadata.version(package)}"] = instrument
+    return found, missing
 
 
 INSTRUMENTS: dict[str, Instrument] = {
@@ -144,16 +193,21 @@ class Trained:
         self.context, self.step = instrument(self.model)
 
     def run(self, x: Tensor, y: Tensor) -> float:
-        """Train for ten steps, and return how long that took."""
-        start = time.process_time()
+        """Train for ten steps, and return how long the processor was busy with them.
+
+        What others do on the same machine meanwhile does not count, and neither does what an
+        instrument does once, before and after.
+        """
         with self.context:
+            start = time.process_time()
             for _ in range(STEPS):
                 loss = nn.functional.cross_entropy(self.model(x), y)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
                 self.step(loss)
-        return time.process_time() - start
+            taken = time.process_time() - start
+        return taken
 
 
 def measure(
@@ -185,11 +239,11 @@ def report(name: str, times: dict[str, list[float]]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    os.environ.setdefault("WANDB_MODE", "offline")
-    with tempfile.TemporaryDirectory():
-        for name, model, x, y in models():
-            if len(sys.argv) > 1 and name not in sys.argv[1:]:
-                continue
-            times = measure(model, x, y, INSTRUMENTS, ROUNDS[name])
-            sys.stdout.write(report(name, times))
-            sys.stdout.flush()
+    measured, missing = others()
+    for name, model, x, y in models():
+        if len(sys.argv) > 1 and name not in sys.argv[1:]:
+            continue
+        times = measure(model, x, y, INSTRUMENTS | measured, ROUNDS)
+        sys.stdout.write(report(name, times))
+        sys.stdout.flush()
+    sys.stdout.write("".join(f"{line}\n" for line in missing))
