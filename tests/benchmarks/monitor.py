@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from companion.monitor import GradientMonitor
 
 STEPS, BATCH = 10, 256
-ROUNDS = 15
+ROUNDS = 10
 Step = Callable[[Tensor], None]
 Instrument = Callable[[nn.Module], tuple[AbstractContextManager, Step]]
 
@@ -107,6 +108,8 @@ def naive_hooks(model: nn.Module) -> tuple[AbstractContextManager, Step]:
     @contextmanager
     def hooked() -> Iterator[None]:
         with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
             for module in model.modules():
                 if not list(module.children()):
                     stack.callback(module.register_forward_hook(forward).remove)
@@ -206,8 +209,7 @@ class Trained:
                 loss.backward()
                 self.optimizer.step()
                 self.step(loss)
-            taken = time.process_time() - start
-        return taken
+            return time.process_time() - start
 
 
 def measure(
