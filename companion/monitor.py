@@ -77,7 +77,12 @@ class GradientMonitor:
     passes before it, reduced over processes, before any clipping, and with the loss scale of a
     ``GradScaler`` divided out. δ of several passes is combined as one long batch would be;
     activation statistics are means over all of them. Passes without gradients are not looked at.
-    A compiled model runs uncompiled on the sampled steps.
+    A compiled model runs uncompiled on the sampled steps (torch 2.6 or newer).
+
+    Norms are of everything. Means, variances and slopes of a layer whose output has more than 8192
+    entries are of evenly spaced examples that hold at least 4096; whether a ReLU unit is dead is
+    then looked up in the whole batch, and NaN at the one sample that did not yet look there. The
+    underflow is counted in about 512 entries of each large gradient.
 
     Args:
         model: any module; if it is wrapped for data parallelism, the wrapper.
