@@ -20,22 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from companion._checks import positive_integer
+from companion.ledger import Ledger, Sums, alike, read, read_all, reduce, wide
 from companion.log import Layer, Log
-from companion.watching import (
-    POSITIONS,
-    UNROLLED,
-    Ledger,
-    Seen,
-    Sums,
-    Watch,
-    alike,
-    positions,
-    read,
-    read_all,
-    reduce,
-    spread,
-    wide,
-)
+from companion.watching import POSITIONS, UNROLLED, Seen, Watch, positions, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

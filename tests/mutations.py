@@ -1431,7 +1431,7 @@ MUTATIONS = [
         "tests/test_monitor.py::test_the_loss_is_of_every_step_and_the_rest_of_every_nth",
     ),
     Mutation(
-        "companion/watching.py",
+        "companion/ledger.py",
         "square / world**2 for",
         "square / world for",
         "tests/test_monitor_wrappers.py::test_two_processes_measure_what_one_would",
