@@ -25,6 +25,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
 * :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
 * :mod:`companion.monitor` -- what happens in your own network while it trains, nearly free
+* :mod:`companion.summary` -- what a step has shown, from those sums
 * :mod:`companion.ledger` -- the sums that it keeps of one step
 * :mod:`companion.watching` -- how it sees which layers run, what they return, and the gradient
 * :mod:`companion.log` -- what a monitor wrote down, to be saved and read back
@@ -69,6 +70,7 @@ __all__ = [
     "shattering",
     "signal",
     "stream",
+    "summary",
     "training",
     "transformer",
     "watching",

@@ -1377,13 +1377,13 @@ MUTATIONS = [
         "tests/test_monitor.py::test_layers_are_those_of_autograd",
     ),
     Mutation(
-        "companion/monitor.py",
+        "companion/summary.py",
         'found.layers["delta_norms", layer] = math.sqrt(square) / scale',
         'found.layers["delta_norms", layer] = square / scale',
         "tests/test_monitor.py::test_layers_are_those_of_autograd",
     ),
     Mutation(
-        "companion/monitor.py",
+        "companion/summary.py",
         "dead = (sizes == 0).double().mean(1)",
         "dead = 1 - mean.mean(1)",
         "tests/test_monitor.py::test_units_are_dead_not_entries",
