@@ -527,7 +527,7 @@ def run(case: Case, seed: int = 0) -> Run:
         seed: of the weights, the batches, and dropout.
 
     """
-    from companion.diagnosis import settled
+    from companion.evidence import settled
     from companion.monitor import GradientMonitor
 
     recipe, found = case.recipe, task(case.recipe)
@@ -622,51 +622,75 @@ HEALTHY = {
     "lstm": Recipe(network="lstm", task="recall", depth=1, bias=1.0, learning_rate=1e-2),
 }
 
-_DEEP = Recipe(depth=15, learning_rate=1e-3)
+_DEEP = Recipe(depth=12, learning_rate=1e-3)
 _RNN = Recipe(network="rnn", task="recall", depth=1, activation="tanh", learning_rate=2e-3)
+_GRU = Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2)
 _CONV = Recipe(network="conv", width=8, depth=3, batch=32)
-_TANH = Recipe(depth=4, activation="tanh")
+_PRE = HEALTHY["transformer-pre"]
+_HALF = {"half": True, "optimizer": "sgd"}
 _SGD = {"optimizer": "sgd", "learning_rate": 0.1}
-#: Faults: their name, the architecture, and two severities of what makes it.
+_RESIDUAL = Recipe(network="residual", depth=14)
+_PLAIN = Recipe(network="residual", depth=10, skip=False)
+_LINEAR = Recipe(task="waves", depth=12, activation="identity", optimizer="adam")
+_SELU = Recipe(activation="selu", depth=12, optimizer="momentum", learning_rate=0.01)
+
+
+def _rate(*rates: float) -> tuple[dict, dict]:
+    return tuple({"learning_rate": rate} for rate in rates)
+
+
+def _gain(*gains: float) -> tuple[dict, dict]:
+    return tuple({"gain": gain} for gain in gains)
+
+
+def _small_units(rate: float) -> tuple[dict, dict]:
+    """Gradient descent does not notice the units of a loss if its rate is in their inverse."""
+    return tuple({"units": units, "learning_rate": rate / units} for units in (2e-6, 1e-7))
+
+
+def _inputs(*kinds: tuple[str, float]) -> tuple[dict, dict]:
+    return tuple({"inputs": kind, "by": by} for kind, by in kinds)
+
+
+#: Faults: what they are called, the architecture, and two severities of what makes them.
 FAULTS = (
     ("vanishing", "mlp-sigmoid", Recipe(activation="sigmoid", **_SLOW), {"depth": 8}, {"depth": 14}),
-    ("vanishing", "mlp-tanh", replace(_DEEP, activation="tanh", depth=12), {"gain": 0.5}, {"gain": 0.2}),
-    ("vanishing", "mlp-relu", replace(_DEEP, **_SGD), {"gain": 0.41}, {"gain": 0.25}),
-    ("vanishing", "conv", replace(_CONV, depth=10), {"gain": 0.4}, {"gain": 0.2}),
-    ("vanishing", "residual", Recipe(network="residual", depth=10, skip=False), {"gain": 0.4}, {"gain": 0.25}),
-    ("exploding", "mlp-relu", replace(_DEEP, depth=10), {"gain": 3.0}, {"gain": 6.0}),
-    ("exploding", "mlp-linear", Recipe(task="waves", depth=12, activation="identity", **_SLOW), {"gain": 2.0}, {"gain": 4.0}),
-    ("exploding", "mlp-selu", Recipe(activation="selu", depth=12, **_SLOW), {"gain": 2.5}, {"gain": 5.0}),
-    ("exploding", "conv", replace(_CONV, depth=8), {"gain": 3.0}, {"gain": 6.0}),
-    ("exploding", "residual", Recipe(network="residual", depth=12), {"gain": 2.0}, {"gain": 3.0}),
-    ("saturated", "mlp-tanh", _TANH, {"gain": 20.0}, {"gain": 60.0}),
+    ("vanishing", "mlp-tanh", replace(_DEEP, activation="tanh"), *_gain(0.4, 0.2)),
+    ("vanishing", "mlp-relu", replace(_DEEP, depth=15), *_gain(0.35, 0.2)),
+    ("vanishing", "conv", replace(_CONV, depth=8, width=6), *_gain(0.2, 0.12)),
+    ("vanishing", "residual-without-skips", _PLAIN, *_gain(0.3, 0.2)),
+    ("exploding", "mlp-relu", replace(_DEEP, depth=10), *_gain(3.0, 6.0)),
+    ("exploding", "mlp-linear", _LINEAR, *_gain(2.0, 4.0)),
+    ("exploding", "mlp-selu", _SELU, *_gain(2.5, 5.0)),
+    ("exploding", "conv", replace(_CONV, depth=8, width=6), *_gain(3.0, 6.0)),
+    ("exploding", "residual-without-norm", _RESIDUAL, *_gain(1.5, 2.5)),
+    ("saturated", "mlp-tanh", Recipe(depth=4, activation="tanh"), *_gain(20.0, 60.0)),
     ("saturated", "mlp-sigmoid", Recipe(activation="sigmoid", depth=2), {"bias": 12.0}, {"bias": -25.0}),
-    ("saturated", "conv", replace(_CONV, activation="tanh"), {"gain": 20.0}, {"gain": 60.0}),
+    ("saturated", "conv", replace(_CONV, activation="tanh"), *_gain(20.0, 60.0)),
     ("dead units", "mlp", Recipe(**_SGD), {"bias": -6.0}, {"bias": -20.0}),
-    ("dead units", "mlp-kicked", Recipe(), {"kick": 300.0}, {"kick": 3000.0}),
+    ("dead units", "mlp-kicked", Recipe(**_SGD), {"kick": 100.0}, {"kick": 1000.0}),
     ("dead units", "conv", replace(_CONV), {"bias": -6.0}, {"bias": -20.0}),
     ("not finite", "mlp", Recipe(), {"broken_data": 40}, {"broken_data": 0}),
     ("not finite", "conv", _CONV, {"broken_data": 60}, {"broken_data": 7}),
-    ("not finite", "transformer", HEALTHY["transformer-pre"], {"broken_data": 20}, {"broken_data": 3}),
-    ("not finite", "mlp-naive", Recipe(loss="naive", depth=2), {"gain": 3.0}, {"gain": 5.0}),
-    ("underflow", "mlp", Recipe(half=True, optimizer="sgd"), {"units": 1e-5, "learning_rate": 1e4}, {"units": 1e-8, "learning_rate": 1e7}),
-    ("underflow", "conv", replace(_CONV, half=True, optimizer="sgd"), {"units": 1e-5, "learning_rate": 5e3}, {"units": 1e-8, "learning_rate": 5e6}),
-    ("underflow", "transformer", replace(HEALTHY["transformer-pre"], half=True, optimizer="sgd"), {"units": 1e-5, "learning_rate": 1e4}, {"units": 1e-8, "learning_rate": 1e7}),
-    ("learning rate too high", "mlp", Recipe(**_SGD), {"learning_rate": 3.0}, {"learning_rate": 30.0}),
-    ("learning rate too high", "mlp-adam", Recipe(activation="tanh"), {"learning_rate": 0.3}, {"learning_rate": 3.0}),
-    ("learning rate too high", "conv", _CONV, {"learning_rate": 0.3}, {"learning_rate": 1.0}),
-    ("learning rate too high", "transformer", HEALTHY["transformer-pre"], {"learning_rate": 0.2}, {"learning_rate": 1.0}),
-    ("learning rate too high", "rnn", HEALTHY["rnn"], {"learning_rate": 0.3}, {"learning_rate": 1.0}),
-    ("learning rate too low", "mlp", Recipe(depth=4), {"learning_rate": 5e-5}, {"learning_rate": 1e-5}),
-    ("learning rate too low", "conv", replace(_CONV, **_SLOW), {"learning_rate": 5e-4}, {"learning_rate": 1e-4}),
-    ("learning rate too low", "transformer", HEALTHY["transformer-post"], {"learning_rate": 5e-5}, {"learning_rate": 5e-6}),
-    ("learning rate too low", "gru", Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2), {"learning_rate": 1e-4}, {"learning_rate": 1e-5}),
-    ("unscaled inputs", "mlp-tanh", Recipe(activation="tanh"), {"inputs": "large", "by": 300.0}, {"inputs": "large", "by": 3000.0}),
-    ("unscaled inputs", "mlp-relu", Recipe(**_SGD), {"inputs": "large", "by": 100.0}, {"inputs": "offset", "by": 100.0}),
-    ("unscaled inputs", "mlp-waves", Recipe(task="waves", activation="tanh", **_SLOW), {"inputs": "uneven", "by": 1e3}, {"inputs": "uneven", "by": 1e5}),
-    ("unscaled inputs", "conv", replace(_CONV, **_SLOW), {"inputs": "large", "by": 300.0}, {"inputs": "offset", "by": 300.0}),
-    ("unscaled inputs", "gru", Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2), {"inputs": "offset", "by": 50.0}, {"inputs": "large", "by": 1000.0}),
+    ("not finite", "transformer", _PRE, {"broken_data": 20}, {"broken_data": 3}),
+    ("not finite", "mlp-naive", Recipe(loss="naive", depth=2), *_gain(1.0, 2.5)),
+    ("underflow", "mlp", Recipe(**_HALF), *_small_units(0.1)),
+    ("underflow", "conv", replace(_CONV, **_HALF), *_small_units(0.05)),
+    ("underflow", "transformer", replace(_PRE, **_HALF), *_small_units(0.2)),
+    ("learning rate too high", "mlp", Recipe(optimizer="sgd"), *_rate(8.0, 50.0)),
+    ("learning rate too high", "mlp-adam", Recipe(activation="tanh"), *_rate(1.0, 4.0)),
+    ("learning rate too high", "conv", _CONV, *_rate(0.3, 1.0)),
+    ("learning rate too high", "transformer", _PRE, *_rate(0.3, 1.0)),
+    ("learning rate too high", "rnn", HEALTHY["rnn"], *_rate(1.0, 3.0)),
+    ("learning rate too low", "mlp", Recipe(depth=4), *_rate(5e-5, 1e-5)),
+    ("learning rate too low", "conv", replace(_CONV, **_SLOW), *_rate(3e-4, 1e-4)),
+    ("learning rate too low", "transformer", HEALTHY["transformer-post"], *_rate(5e-5, 5e-6)),
+    ("learning rate too low", "gru", _GRU, *_rate(1e-4, 1e-5)),
+    ("unscaled inputs", "mlp-waves", Recipe(task="waves", activation="tanh", **_SLOW), *_inputs(("uneven", 1e3), ("offset", 100.0))),
+    ("unscaled inputs", "mlp-relu", Recipe(**_SGD), *_inputs(("large", 100.0), ("offset", 100.0))),
+    ("unscaled inputs", "conv", replace(_CONV, **_SLOW), *_inputs(("large", 300.0), ("offset", 300.0))),
+    ("unscaled inputs", "gru", _GRU, *_inputs(("offset", 50.0), ("large", 1000.0))),
     ("unstable through time", "rnn", _RNN, {"recurrent": 2.5}, {"recurrent": 4.0}),
     ("unstable through time", "rnn-short-memory", _RNN, {"recurrent": 0.4}, {"recurrent": 0.2}),
-    ("unstable through time", "rnn-relu", replace(_RNN, activation="relu"), {"recurrent": 2.0}, {"recurrent": 3.0}),
+    ("unstable through time", "rnn-relu", replace(_RNN, activation="relu", task="adding"), {"recurrent": 2.0}, {"recurrent": 3.0}),
 )
