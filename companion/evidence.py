@@ -135,27 +135,35 @@ def delta_rise(log: Log) -> float:
     return _across(delta_profile(log, first(log)))
 
 
-def delta_rise_at_end(log: Log) -> float:
-    """Return the same at the last sample whose gradients are finite."""
-    return _across(delta_profile(log, last(log)))
-
-
 def signal_rise(log: Log) -> float:
     """Return by how many decades the outputs' variance rises with depth, at the first sample."""
-    return _signal_rise(log, first(log))
-
-
-def signal_rise_at_end(log: Log) -> float:
-    """Return the same at the last sample whose gradients are finite."""
-    return _signal_rise(log, last(log))
-
-
-def _signal_rise(log: Log, sample: int | None) -> float:
-    if sample is None:
+    if not len(log.steps):
         return math.nan
-    variance = log.output_variance[sample].double()
+    variance = log.output_variance[0].double()
     variance = torch.where(variance.isfinite() & (variance > 0), variance, math.nan)
     return _across(variance.log10())
+
+
+def hidden_size_at_end(log: Log) -> float:
+    """Return log₁₀ of the largest variance of a hidden layer's outputs, at the last sample.
+
+    In units of the inputs' variance where that is above 1. The last layer does not count: its
+    outputs are as large as the targets.
+    """
+    sample = last(log)
+    if sample is None or len(log.layers) < 2:
+        return math.nan
+    variance = log.output_variance[sample, :-1]
+    inputs = _first(log.input_variance)
+    return _decades(_largest(variance)) - math.log10(max(1.0, inputs if inputs > 1 else 1.0))
+
+
+def output_size_at_end(log: Log) -> float:
+    """Return log₁₀ of the variance of the last layer's outputs, at the last sample."""
+    sample = last(log)
+    if sample is None or not len(log.layers):
+        return math.nan
+    return _decades(log.output_variance[sample, -1].item())
 
 
 def cut(log: Log) -> float:
@@ -184,10 +192,10 @@ def steepness_at_end(log: Log) -> float:
 
 
 def steepness_by_layer(log: Log, sample: int | None) -> Tensor:
-    """Return (L,) E[φ′] over the largest slope; NaN for activations that are not flat."""
+    """Return (L,) E[φ′] over the largest slope; NaN for other activations, and through time."""
     found = torch.full((len(log.layers),), math.nan, dtype=torch.float64)
     for index, layer in enumerate(log.layers):
-        if sample is not None and layer.activation in FLAT:
+        if sample is not None and layer.activation in FLAT and log.times[index] < 2:
             found[index] = log.slope_mean[sample, index] / _largest_slope(layer.activation)
     return found
 
@@ -233,16 +241,38 @@ def first_update(log: Log) -> float:
     return _decades(_median(ratios[0])) if len(ratios) else math.nan
 
 
+def largest_update(log: Log) -> float:
+    """Return log₁₀ of the largest median update ratio of any sample."""
+    each = [_median(row) for row in update_ratios(log)]
+    return _decades(_largest(torch.tensor(each))) if each else math.nan
+
+
 def travel(log: Log) -> float:
     """Return log₁₀ of how far the matrix that moves most goes: its median ratio times the steps.
 
-    The bound that it moves in one direction; in units of its own norm.
+    That is as far as it would get if it always moved in one direction, in units of its own norm.
     """
     ratios = update_ratios(log)
     if not ratios.numel():
         return math.nan
-    each = torch.stack([torch.tensor(_median(column)) for column in ratios.T])
+    each = torch.tensor([_median(column) for column in ratios.T], dtype=torch.float64)
     return _decades(_largest(each) * len(log.loss))
+
+
+def kick(log: Log) -> float:
+    """Return by how many decades the first step was larger than the second one sampled.
+
+    The lesser of two comparisons, of the updates and of updates over gradients, so that neither
+    gradients that shrink nor an optimizer that is blind to their size look like it.
+    """
+    if len(log.steps) < 2:
+        return math.nan
+    update, gradient = log.update_norms[:2], log.gradient_norms[:2]
+    # What has become nothing but rounding errors tells nothing.
+    known = (gradient > 1e-9 * log.total_norm[:2, None]) & (update > 0) & update.isfinite()
+    known = known.all(0)
+    update, rate = update[:, known], update[:, known] / gradient[:, known]
+    return min(_decades(_median(x[0] / x[1])) for x in (update, rate))
 
 
 # ---------------------------------------------------------------- time
@@ -309,22 +339,30 @@ def underflow(log: Log) -> float:
     return _first(log.underflow)
 
 
-def stuck(log: Log) -> float:
-    """Return the share of weight matrices that do not move though δ reaches their layer.
+def flushed(log: Log) -> float:
+    """Return the share of layers whose δ is exactly zero though no dead layer stands above them.
 
-    A weight whose layer gets a δ has a gradient, unless something in between rounds it to zero.
+    At the first sample; 1 if no gradient is other than zero. Products of slopes get small, but
+    only rounding makes them zero.
     """
-    sample = last(log)
-    if sample is None or not len(log.layers):
+    if first(log) is None or not len(log.layers):
         return math.nan
-    profile = delta_profile(log, sample)
-    found = []
-    for index, layer in enumerate(log.layers):
-        if layer.frozen or not layer.parameters or profile[index].isnan():
-            continue
-        gradient = log.gradient_norms[sample, log.parameters.index(layer.parameters[0])]
-        found.append(float(gradient == 0 and log.activation_variance[sample, index] > 0))
-    return sum(found) / len(found) if found else math.nan
+    if log.total_norm[0] == 0:
+        return 1.0
+    reached = log.delta_norms[0][~log.delta_norms[0].isnan()]
+    stopped = _largest(torch.cat([log.dead[0], log.saturated[0]])) == 1.0
+    if not len(reached) or stopped:
+        return 0.0
+    return (reached == 0).double().mean().item()
+
+
+def unmoved(log: Log) -> float:
+    """Return the share of matrices that stay where they are though they have a gradient."""
+    if first(log) is None:
+        return math.nan
+    index = [i for i in matrices(log) if log.gradient_norms[0, i] > 0]
+    still = [log.update_norms[0, i] == 0 for i in index]
+    return float(sum(still) / len(still)) if still and not log.skipped[0] else 0.0
 
 
 # ---------------------------------------------------------------- the loss
@@ -373,10 +411,10 @@ def broke(log: Log) -> float:
 FEATURES: dict[str, Callable[[Log], float]] = {
     function.__name__: function
     for function in (
-        *(delta_rise, delta_rise_at_end, signal_rise, signal_rise_at_end, cut),
+        *(delta_rise, signal_rise, hidden_size_at_end, output_size_at_end, cut),
         *(steepness, steepness_at_end, dead, dead_at_end),
-        *(first_update, travel, time_rise, time_rise_at_end),
-        *(input_size, input_offset, input_spread, underflow, stuck),
+        *(first_update, largest_update, travel, kick, time_rise, time_rise_at_end),
+        *(input_size, input_offset, input_spread, underflow, flushed, unmoved),
         *(fall, peak, roughness, broke),
     )
 }

@@ -197,7 +197,7 @@ def _rows(recipe: Recipe) -> Task:
 def _recall(recipe: Recipe) -> Task:
     """Return sequences whose first step says which of two classes they are of; noise follows."""
     g = torch.Generator().manual_seed(4)
-    x = torch.randn(1024, 24, 3, generator=g, dtype=torch.float64) * 0.3
+    x = torch.randn(1024, 16, 3, generator=g, dtype=torch.float64) * 0.3
     y = torch.randint(2, (1024,), generator=g)
     x[:, 0, 0] = 2.0 * y - 1
     return Task(x, y, 2, functional.cross_entropy, 0.3)
@@ -211,7 +211,7 @@ def _short(recipe: Recipe) -> Task:
 def _adding(recipe: Recipe) -> Task:
     from companion import sequences
 
-    x, y = sequences.adding(20).draw(1024, torch.Generator().manual_seed(5))
+    x, y = sequences.adding(16).draw(1024, torch.Generator().manual_seed(5))
     return Task(x.transpose(0, 1).contiguous(), y.unsqueeze(1), 1, functional.mse_loss, 0.08)
 
 
@@ -599,32 +599,48 @@ HEALTHY = {
     "mlp-tuned": Recipe(warm=250, learning_rate=1e-3, batch=128, steps=80),
     "mlp-quiet-units": Recipe(depth=2, width=64, bias=-0.7, steps=150),
     "logistic": Recipe(depth=0, learning_rate=2e-2),
-    "linear-rmsprop": Recipe(depth=3, activation="identity", optimizer="rmsprop", learning_rate=1e-3),
+    "linear-rmsprop": Recipe(
+        depth=3, activation="identity", optimizer="rmsprop", learning_rate=1e-3
+    ),
     "shared": Recipe(network="shared", depth=4, activation="tanh"),
     "autoencoder": Recipe(network="autoencoder", task="copy", width=48, learning_rate=1e-2),
     "bag": Recipe(network="bag", task="bags", depth=1, learning_rate=1e-2, steps=150),
-    "conv": Recipe(network="conv", width=8, depth=3),
-    "conv-pool": Recipe(network="conv", width=12, depth=3, pool=True, learning_rate=1e-2),
-    "conv-batch-norm": Recipe(network="conv", width=8, depth=4, norm="batch", **_SLOW),
+    "conv": Recipe(network="conv", width=8, depth=3, batch=32),
+    "conv-pool": Recipe(network="conv", width=12, batch=32, depth=3, pool=True, learning_rate=1e-2),
+    "conv-batch-norm": Recipe(
+        network="conv", width=6, depth=4, norm="batch", batch=32, steps=80, **_SLOW
+    ),
     "residual": Recipe(network="residual", norm="layer", depth=6, learning_rate=2e-3),
     "residual-post": Recipe(
         network="residual-post", norm="batch", depth=8, optimizer="momentum", learning_rate=0.02
     ),
-    "transformer-pre": Recipe(network="transformer", norm="pre", depth=2, width=24),
-    "transformer-post": Recipe(network="transformer", norm="post", depth=2, width=24),
+    "transformer-pre": Recipe(
+        network="transformer", norm="pre", depth=2, width=16, steps=130, learning_rate=1e-2
+    ),
+    "transformer-post": Recipe(
+        network="transformer", norm="post", depth=2, width=16, steps=130, learning_rate=1e-2
+    ),
     "transformer-rows": Recipe(
-        network="transformer", task="rows", norm="pre", depth=2, width=16, activation="gelu"
+        network="transformer",
+        task="rows",
+        norm="pre",
+        depth=2,
+        width=16,
+        batch=32,
+        activation="gelu",
     ),
     "rnn": Recipe(network="rnn", task="short", depth=1, activation="tanh"),
     "gru-adding": Recipe(
-        network="gru", task="adding", depth=1, learning_rate=2e-2, steps=200, every=10
+        network="gru", task="adding", depth=1, learning_rate=2e-2, batch=32, steps=150, every=10
     ),
-    "lstm": Recipe(network="lstm", task="recall", depth=1, bias=1.0, learning_rate=1e-2),
+    "lstm": Recipe(
+        network="lstm", task="recall", depth=1, bias=1.0, learning_rate=1e-2, batch=32, steps=80
+    ),
 }
 
 _DEEP = Recipe(depth=12, learning_rate=1e-3)
-_RNN = Recipe(network="rnn", task="recall", depth=1, activation="tanh", learning_rate=2e-3)
-_GRU = Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2)
+_RNN = Recipe(network="rnn", task="recall", depth=1, activation="tanh", batch=32)
+_GRU = Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2, batch=32, steps=80)
 _CONV = Recipe(network="conv", width=8, depth=3, batch=32)
 _PRE = HEALTHY["transformer-pre"]
 _HALF = {"half": True, "optimizer": "sgd"}
@@ -645,7 +661,7 @@ def _gain(*gains: float) -> tuple[dict, dict]:
 
 def _small_units(rate: float) -> tuple[dict, dict]:
     """Gradient descent does not notice the units of a loss if its rate is in their inverse."""
-    return tuple({"units": units, "learning_rate": rate / units} for units in (2e-6, 1e-7))
+    return tuple({"units": units, "learning_rate": rate / units} for units in (1e-6, 1e-7))
 
 
 def _inputs(*kinds: tuple[str, float]) -> tuple[dict, dict]:
@@ -654,7 +670,13 @@ def _inputs(*kinds: tuple[str, float]) -> tuple[dict, dict]:
 
 #: Faults: what they are called, the architecture, and two severities of what makes them.
 FAULTS = (
-    ("vanishing", "mlp-sigmoid", Recipe(activation="sigmoid", **_SLOW), {"depth": 8}, {"depth": 14}),
+    (
+        "vanishing",
+        "mlp-sigmoid",
+        Recipe(activation="sigmoid", **_SLOW),
+        {"depth": 8},
+        {"depth": 14},
+    ),
     ("vanishing", "mlp-tanh", replace(_DEEP, activation="tanh"), *_gain(0.4, 0.2)),
     ("vanishing", "mlp-relu", replace(_DEEP, depth=15), *_gain(0.35, 0.2)),
     ("vanishing", "conv", replace(_CONV, depth=8, width=6), *_gain(0.2, 0.12)),
@@ -665,10 +687,16 @@ FAULTS = (
     ("exploding", "conv", replace(_CONV, depth=8, width=6), *_gain(3.0, 6.0)),
     ("exploding", "residual-without-norm", _RESIDUAL, *_gain(1.5, 2.5)),
     ("saturated", "mlp-tanh", Recipe(depth=4, activation="tanh"), *_gain(20.0, 60.0)),
-    ("saturated", "mlp-sigmoid", Recipe(activation="sigmoid", depth=2), {"bias": 12.0}, {"bias": -25.0}),
+    (
+        "saturated",
+        "mlp-sigmoid",
+        Recipe(activation="sigmoid", depth=2),
+        {"bias": 12.0},
+        {"bias": -25.0},
+    ),
     ("saturated", "conv", replace(_CONV, activation="tanh"), *_gain(20.0, 60.0)),
     ("dead units", "mlp", Recipe(**_SGD), {"bias": -6.0}, {"bias": -20.0}),
-    ("dead units", "mlp-kicked", Recipe(**_SGD), {"kick": 100.0}, {"kick": 1000.0}),
+    ("dead units", "conv-kicked", replace(_CONV, depth=5, **_SGD), {"kick": 80.0}, {"kick": 250.0}),
     ("dead units", "conv", replace(_CONV), {"bias": -6.0}, {"bias": -20.0}),
     ("not finite", "mlp", Recipe(), {"broken_data": 40}, {"broken_data": 0}),
     ("not finite", "conv", _CONV, {"broken_data": 60}, {"broken_data": 7}),
@@ -676,7 +704,7 @@ FAULTS = (
     ("not finite", "mlp-naive", Recipe(loss="naive", depth=2), *_gain(1.0, 2.5)),
     ("underflow", "mlp", Recipe(**_HALF), *_small_units(0.1)),
     ("underflow", "conv", replace(_CONV, **_HALF), *_small_units(0.05)),
-    ("underflow", "transformer", replace(_PRE, **_HALF), *_small_units(0.2)),
+    ("underflow", "transformer", replace(_PRE, **_HALF), *_small_units(0.05)),
     ("learning rate too high", "mlp", Recipe(optimizer="sgd"), *_rate(8.0, 50.0)),
     ("learning rate too high", "mlp-adam", Recipe(activation="tanh"), *_rate(1.0, 4.0)),
     ("learning rate too high", "conv", _CONV, *_rate(0.3, 1.0)),
@@ -686,11 +714,47 @@ FAULTS = (
     ("learning rate too low", "conv", replace(_CONV, **_SLOW), *_rate(3e-4, 1e-4)),
     ("learning rate too low", "transformer", HEALTHY["transformer-post"], *_rate(5e-5, 5e-6)),
     ("learning rate too low", "gru", _GRU, *_rate(1e-4, 1e-5)),
-    ("unscaled inputs", "mlp-waves", Recipe(task="waves", activation="tanh", **_SLOW), *_inputs(("uneven", 1e3), ("offset", 100.0))),
+    (
+        "unscaled inputs",
+        "mlp-waves",
+        Recipe(task="waves", activation="tanh", **_SLOW),
+        *_inputs(("uneven", 1e3), ("offset", 100.0)),
+    ),
     ("unscaled inputs", "mlp-relu", Recipe(**_SGD), *_inputs(("large", 100.0), ("offset", 100.0))),
-    ("unscaled inputs", "conv", replace(_CONV, **_SLOW), *_inputs(("large", 300.0), ("offset", 300.0))),
+    (
+        "unscaled inputs",
+        "conv",
+        replace(_CONV, **_SLOW),
+        *_inputs(("large", 300.0), ("offset", 300.0)),
+    ),
     ("unscaled inputs", "gru", _GRU, *_inputs(("offset", 50.0), ("large", 1000.0))),
-    ("unstable through time", "rnn", _RNN, {"recurrent": 2.5}, {"recurrent": 4.0}),
+    ("unstable through time", "rnn", _RNN, {"recurrent": 4.0}, {"recurrent": 8.0}),
     ("unstable through time", "rnn-short-memory", _RNN, {"recurrent": 0.4}, {"recurrent": 0.2}),
-    ("unstable through time", "rnn-relu", replace(_RNN, activation="relu", task="adding"), {"recurrent": 2.0}, {"recurrent": 3.0}),
+    (
+        "unstable through time",
+        "rnn-relu",
+        replace(_RNN, activation="relu", task="adding"),
+        {"recurrent": 2.0},
+        {"recurrent": 3.0},
+    ),
 )
+
+
+def cases() -> tuple[Case, ...]:
+    """Return all cases: the healthy ones and then the faults at both severities.
+
+    Example:
+        >>> len(cases()), sorted({case.fault for case in cases()})[:3]
+        (112, ['dead units', 'exploding', 'healthy'])
+
+    """
+    healthy = [Case(name, recipe, target=task(recipe).target) for name, recipe in HEALTHY.items()]
+    return (*healthy, *(case for row in FAULTS for case in _planted(*row)))
+
+
+def _planted(fault: str, name: str, base: Recipe, *changes: dict) -> list[Case]:
+    found = []
+    for severity, change in enumerate(changes, 1):
+        recipe = replace(base, **change)
+        found.append(Case(f"{fault}: {name}", recipe, fault, severity, task(recipe).target))
+    return found

@@ -1,0 +1,585 @@
+"""From a log to a named fault: the evidence for it, the layers it is in, and what to try.
+
+A run is healthy if it learned, whatever its gradients look like. Otherwise each :class:`Rule` asks
+for one to three features of :mod:`companion.evidence`, slopes and changes rather than sizes, and
+the rule that stands furthest upstream names the fault: inputs before saturation, saturation before
+explosion, what was there at the first step before what came later.
+
+On the command line, ``python -m companion.diagnosis run.json`` reports on a log that was saved.
+"""
+
+import math
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from companion import evidence
+from companion.evidence import features, settled
+from companion.log import Log
+
+#: Fewer samples than these decide nothing, unless something is not finite.
+ENOUGH = 3
+WIDTH = 79
+
+
+class Monitor(Protocol):
+    """What has a log, as a :class:`companion.monitor.GradientMonitor` has."""
+
+    @property
+    def log(self) -> Log:
+        """The log so far."""
+
+
+# ---------------------------------------------------------------- what is found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault that the log is evidence of.
+
+    Attributes:
+        fault: one of :data:`FAULTS`.
+        layers: names of the layers in which it shows, in the order executed; empty if in none.
+        evidence: the numbers it rests on.
+        sentence: what they say.
+        confidence: how likely this is what ails the run, from 0 to 1.
+        advice: ids of what to try, keys of :data:`ADVICE`, all of it together.
+        link: the chapter that explains it.
+
+    """
+
+    fault: str
+    layers: tuple[str, ...]
+    evidence: dict[str, float]
+    sentence: str
+    confidence: float
+    advice: tuple[str, ...]
+    link: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`diagnose` found.
+
+    Attributes:
+        healthy: whether nothing is wrong with the run.
+        findings: the faults, the one furthest upstream first.
+        confidence: how likely the verdict is right, from 0 to 1.
+        summary: of the loss: where it began and ended.
+
+    """
+
+    healthy: bool
+    findings: tuple[Finding, ...]
+    confidence: float
+    summary: str
+
+    @property
+    def fault(self) -> str:
+        """Return the first finding's fault, "healthy", or "unclear" if it is neither."""
+        if self.findings:
+            return self.findings[0].fault
+        return "healthy" if self.healthy else "unclear"
+
+    def to_dict(self) -> dict:
+        """Return it as plain lists, strings and numbers, NaN and infinities as None."""
+        return _plain({"fault": self.fault, **asdict(self)})
+
+    def __str__(self) -> str:
+        lines = [f"{self.fault}  (confidence {self.confidence:.0%})", *_wrapped(self.summary)]
+        for finding in self.findings:
+            title = f"{finding.fault} (confidence {finding.confidence:.0%})"
+            lines += ["", title, *_wrapped(finding.sentence)]
+            if finding.layers:
+                lines += _wrapped(f"Layers: {_listed(finding.layers)}.")
+            lines += [line for key in finding.advice for line in _wrapped(ADVICE[key], "  → ")]
+            lines += _wrapped(f"Why: {finding.link}")
+        return "\n".join(lines)
+
+
+def _wrapped(text: str, bullet: str = "  ") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet))
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= 4:
+        return ", ".join(names)
+    return f"{names[0]}, {names[1]} … {names[-1]} ({len(names)} of them)"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# ---------------------------------------------------------------- the rules
+
+
+class Condition(NamedTuple):
+    """That a feature is above or below a threshold, looked up in :data:`THRESHOLDS`."""
+
+    feature: str
+    side: str
+    threshold: str
+
+
+class Rule(NamedTuple):
+    """A fault, and what must all be so for it to be found.
+
+    Attributes:
+        fault: its name.
+        conditions: one to three of them.
+        where: which layers show it, from the log.
+        says: what the evidence means, to be filled with the features' values.
+        advice: from the log to keys of :data:`ADVICE`.
+
+    """
+
+    fault: str
+    conditions: tuple[Condition, ...]
+    where: Callable[[Log], list[int]]
+    says: str
+    advice: Callable[[Log], tuple[str, ...]]
+
+
+#: Where a feature begins to speak for a fault, and how much more of it makes that sure.
+#: Fitted on one half of the zoo's architectures and seeds by ``make calibration``.
+THRESHOLDS: dict[str, tuple[float, float]] = {
+    "not learned": (0.75, 0.3),
+    "hardly learned": (0.45, 0.15),
+    "no better": (0.3, 0.15),
+    "level": (0.06, 0.02),
+    "rough": (0.15, 0.05),
+    "large inputs": (1.3, 0.3),
+    "offset inputs": (0.8, 0.3),
+    "uneven inputs": (2.3, 0.3),
+    "large outputs": (2.5, 0.5),
+    "tiny inputs": (-2.0, 0.3),
+    "flat": (0.15, 0.05),
+    "dead": (0.9, 0.05),
+    "cut": (0.2, 0.1),
+    "grows in time": (-2.0, 0.5),
+    "fades in time": (3.0, 0.7),
+    "moves": (-1.3, 0.2),
+    "explodes": (-1.8, 0.4),
+    "signal explodes": (3.0, 0.5),
+    "vanishes": (1.8, 0.5),
+    "flushed": (0.3, 0.1),
+    "lost": (0.5, 0.1),
+    "large step": (-0.45, 0.2),
+    "largest step": (-1.3, 0.3),
+    "kick": (1.0, 0.3),
+    "peak": (0.5, 0.2),
+    "small travel": (-0.75, 0.2),
+    "broke": (0.5, 0.25),
+}
+
+
+def _all(log: Log) -> list[int]:
+    return []
+
+
+def _below(log: Log, sample: int | None) -> list[int]:
+    """Return the layers whose δ is below a hundredth of the largest."""
+    return (evidence.delta_profile(log, sample) < -2).nonzero().flatten().tolist()
+
+
+def _vanished(log: Log) -> list[int]:
+    return _below(log, evidence.first(log))
+
+
+def _exploded(log: Log) -> list[int]:
+    """Return the layers whose δ is more than a hundred times the least."""
+    profile = evidence.delta_profile(log, evidence.first(log))
+    known = profile[~profile.isnan()]
+    least = known.min() if len(known) else math.nan
+    return (profile > least + 2).nonzero().flatten().tolist()
+
+
+def _flat(log: Log, sample: int | None) -> list[int]:
+    return (evidence.steepness_by_layer(log, sample) < 0.2).nonzero().flatten().tolist()
+
+
+def _dead(log: Log, sample: int | None) -> list[int]:
+    return (evidence.dead_by_layer(log, sample) > 0.5).nonzero().flatten().tolist()
+
+
+def _in_time(log: Log) -> list[int]:
+    return (log.times > 1).nonzero().flatten().tolist()
+
+
+def _bottom(log: Log) -> list[int]:
+    return [0] if log.layers else []
+
+
+def _unmoved(log: Log) -> list[int]:
+    return (log.delta_norms[0] == 0).nonzero().flatten().tolist() if len(log.steps) else []
+
+
+def _remake(log: Log) -> tuple[str, ...]:
+    """Return what keeps a gradient alive: other weights, another activation, or norms and skips."""
+    sigmoid = any(layer.activation == "sigmoid" for layer in log.layers)
+    normed = sum(layer.normalized for layer in log.layers) > len(log.layers) / 3
+    if normed:
+        return ("add skips",)
+    return ("change activation", "draw weights") if sigmoid else ("draw weights", "add norm")
+
+
+def _fixed(*keys: str) -> Callable[[Log], tuple[str, ...]]:
+    return lambda log: keys
+
+
+def _c(feature: str, side: str, threshold: str) -> Condition:
+    return Condition(feature, side, threshold)
+
+
+_UNLEARNED = _c("fall", "<", "not learned")
+_HARDLY = _c("fall", "<", "hardly learned")
+_WORSE = _c("fall", "<", "no better")
+_LEVEL = _c("roughness", "<", "level")
+_LARGE = _c("input_size", ">", "large inputs")
+_OFFSET = _c("input_offset", ">", "offset inputs")
+_UNEVEN = _c("input_spread", ">", "uneven inputs")
+_EXPLODES = _c("delta_rise", "<", "explodes")
+_KICKED = _c("kick", ">", "kick")
+_DEAD_LATER = _c("dead_at_end", ">", "dead")
+_INPUT_SAYS = {
+    "input_size": "The inputs are of size 10^{input_size:.1f}: neither of order 1 nor standardised.",
+    "input_offset": "The inputs' mean is 10^{input_offset:.1f} times their standard deviation.",
+    "input_spread": "The widest feature spreads 10^{input_spread:.1f} times as far as the narrowest.",
+}
+
+
+def _input_rules() -> list[Rule]:
+    """Return rules for inputs of a bad scale, in a run that did not learn for one sign or another."""
+    return [
+        Rule(
+            "unscaled inputs",
+            (which, sign),
+            _bottom,
+            _INPUT_SAYS[which.feature],
+            _fixed("scale inputs"),
+        )
+        for which in (_LARGE, _OFFSET, _UNEVEN, _c("input_size", "<", "tiny inputs"))
+        for sign in (_UNLEARNED, _LEVEL, _c("output_size_at_end", ">", "large outputs"))
+    ]
+
+
+#: From the furthest upstream down.
+RULES: tuple[Rule, ...] = (
+    *_input_rules(),
+    Rule(
+        "saturated",
+        (_c("steepness", "<", "flat"), _UNLEARNED),
+        lambda log: _flat(log, evidence.first(log)),
+        "From the first step on the activations' mean slope is down to {steepness:.3f} of the "
+        "largest.",
+        _fixed("draw weights", "zero biases"),
+    ),
+    Rule(
+        "dead units",
+        (_c("dead", ">", "dead"), _HARDLY),
+        lambda log: _dead(log, evidence.first(log)),
+        "From the first step on up to {dead:.0%} of a layer's units have no slope for any example.",
+        _fixed("draw weights", "zero biases"),
+    ),
+    Rule(
+        "unstable through time",
+        (_c("time_rise", "<", "grows in time"), _HARDLY),
+        _in_time,
+        "On its way back through time the gradient grows by {time_rise:+.1f} decades.",
+        _fixed("orthogonal", "clip"),
+    ),
+    Rule(
+        "unstable through time",
+        (
+            _c("time_rise", "<", "grows in time"),
+            _c("hidden_size_at_end", ">", "signal explodes"),
+        ),
+        _in_time,
+        "On its way back through time the gradient grows, by {time_rise:+.1f} decades, as the "
+        "state does on its way forward.",
+        _fixed("orthogonal", "clip"),
+    ),
+    Rule(
+        "unstable through time",
+        (_c("time_rise", ">", "fades in time"), _WORSE, _c("travel", ">", "moves")),
+        _in_time,
+        "On its way back through time the gradient fades by {time_rise:.1f} decades: what came "
+        "early is not learned.",
+        _fixed("orthogonal", "clip"),
+    ),
+    Rule(
+        "exploding",
+        (_EXPLODES, _HARDLY),
+        _exploded,
+        "At the first step δ grows by {delta_rise:+.1f} decades from the last layer to the first.",
+        _remake,
+    ),
+    Rule(
+        "exploding",
+        (_EXPLODES, _c("hidden_size_at_end", ">", "signal explodes")),
+        _exploded,
+        "At the first step δ grows by {delta_rise:+.1f} decades from the last layer to the first, "
+        "and the signal is too large to the end.",
+        _remake,
+    ),
+    Rule(
+        "underflow",
+        (_c("flushed", ">", "flushed"), _HARDLY),
+        _unmoved,
+        "δ is exactly zero in {flushed:.0%} of the layers, and no unit there is dead: it was "
+        "rounded away.",
+        _fixed("scale loss"),
+    ),
+    Rule(
+        "underflow",
+        (_c("unmoved", ">", "flushed"), _c("underflow", ">", "lost"), _HARDLY),
+        _all,
+        "{unmoved:.0%} of the weights have a gradient and do not move; float16 flushes "
+        "{underflow:.0%} of its entries.",
+        _fixed("scale loss"),
+    ),
+    Rule(
+        "vanishing",
+        (_c("delta_rise", ">", "vanishes"), _HARDLY),
+        _vanished,
+        "At the first step δ fades by {delta_rise:.1f} decades from the last layer to the first.",
+        _remake,
+    ),
+    Rule(
+        "dead units",
+        (_KICKED, _DEAD_LATER, _HARDLY),
+        lambda log: _dead(log, evidence.last(log)),
+        "The first step was 10^{kick:.1f} times the next, and after it up to {dead_at_end:.0%} of "
+        "a layer's units have no slope for any example.",
+        _fixed("even first step"),
+    ),
+    Rule(
+        "learning rate too high",
+        (_c("first_update", ">", "large step"), _HARDLY),
+        _all,
+        "All was well at the first step, which changed the weights by 10^{first_update:.1f} of "
+        "their size; afterwards the loss got no better.",
+        _fixed("lower rate"),
+    ),
+    Rule(
+        "learning rate too high",
+        (_c("peak", ">", "peak"), _c("largest_update", ">", "largest step"), _WORSE),
+        _all,
+        "All was well at the first step; later steps changed weights by up to "
+        "10^{largest_update:.1f} of their size, and the loss rose by {peak:.1f} decades.",
+        _fixed("lower rate"),
+    ),
+    Rule(
+        "not finite",
+        (_c("broke", ">", "broke"),),
+        _all,
+        "A loss or gradient was not finite, and no number grew before it.",
+        _fixed("check data", "safe loss"),
+    ),
+    Rule(
+        "dead units",
+        (_DEAD_LATER, _HARDLY),
+        lambda log: _dead(log, evidence.last(log)),
+        "In the end up to {dead_at_end:.0%} of a layer's units have no slope for any example.",
+        _fixed("lower rate"),
+    ),
+    Rule(
+        "saturated",
+        (_c("steepness_at_end", "<", "flat"), _HARDLY),
+        lambda log: _flat(log, evidence.last(log)),
+        "In the end the activations' mean slope is down to {steepness_at_end:.3f} of the largest.",
+        _fixed("lower rate"),
+    ),
+    Rule(
+        "underflow",
+        (_c("underflow", ">", "lost"), _WORSE),
+        _all,
+        "float16 flushes {underflow:.0%} of the gradient's entries to zero.",
+        _fixed("scale loss"),
+    ),
+    Rule(
+        "learning rate too low",
+        (_c("travel", "<", "small travel"), _WORSE, _c("roughness", "<", "rough")),
+        _all,
+        "Gradients are sound, but in the whole run no weight matrix can have moved by more than "
+        "10^{travel:.1f} of its size.",
+        _fixed("raise rate"),
+    ),
+)
+
+FAULTS = tuple(dict.fromkeys(rule.fault for rule in RULES))
+
+#: What to try, by its id.
+ADVICE = {
+    "scale inputs": "Standardise the inputs: mean 0 and variance 1 for each feature.",
+    "draw weights": "Draw the weights with the variance that keeps the signal: 2/fan_in before a "
+    "rectifier, 1/fan_in before tanh.",
+    "zero biases": "Let the biases start at zero.",
+    "add norm": "If that does not help, add normalization or skip connections.",
+    "add skips": "Add skip connections: norms alone let the gradient grow with depth.",
+    "change activation": "Exchange the sigmoid for tanh or a rectifier.",
+    "orthogonal": "Draw the recurrent matrix orthogonal, or take an LSTM or GRU.",
+    "clip": "Clip the gradient by its norm.",
+    "scale loss": "Multiply the loss before backward, and divide the gradients after it (a "
+    "GradScaler does both), or take bfloat16.",
+    "even first step": "Warm the learning rate up: the first step must not be the largest.",
+    "lower rate": "Divide the learning rate by 10, and once more if need be.",
+    "raise rate": "Multiply the learning rate by 10, and once more if need be.",
+    "check data": "Look for inputs or targets that are not finite in the first bad batch.",
+    "safe loss": "Compute the loss from logits, in float32: no logarithm of a rounded 0.",
+}
+LINKS = {
+    "unscaled inputs": "initialization.html",
+    "saturated": "activations.html",
+    "dead units": "activations.html",
+    "unstable through time": "lstms.html",
+    "exploding": "initialization.html",
+    "vanishing": "initialization.html",
+}
+
+# ---------------------------------------------------------------- the diagnosis
+
+#: Confidence is the logistic of the first plus the second times the margin; fitted likewise.
+CONFIDENCE = (1.0, 1.0)
+
+
+def margin(rule: Rule, found: dict[str, float]) -> float:
+    """Return how far a rule is from firing, in the scales of its thresholds; it fires above 0.
+
+    It is that of the condition that is least fulfilled, and -inf if a feature is not known.
+    """
+    margins = []
+    for feature, side, key in rule.conditions:
+        threshold, scale = THRESHOLDS[key]
+        value = found[feature]
+        distance = (value - threshold if side == ">" else threshold - value) / scale
+        margins.append(-math.inf if math.isnan(distance) else distance)
+    return min(margins)
+
+
+def confidence(distance: float) -> float:
+    """Return the probability that a verdict with this margin is right.
+
+    Example:
+        >>> confidence(3.0) > confidence(0.1)
+        True
+
+    """
+    offset, slope = CONFIDENCE
+    return 1 / (1 + math.exp(-(offset + slope * max(0.0, min(distance, 5.0)))))
+
+
+def diagnose(monitor: Monitor | Log, target_loss: float | None = None) -> Diagnosis:
+    """Name what ails a run, from what its monitor saw.
+
+    Args:
+        monitor: a monitor, or its log.
+        target_loss: the loss at which the run counts as having learned. Without it, that is judged
+            from how far the loss fell, and from what is still wrong at the end.
+
+    Returns:
+        A :class:`Diagnosis`; "unclear" for a run of fewer than three samples that shows nothing
+        wrong, or one that misses its target without a sign of why.
+
+    Raises:
+        TypeError: if ``monitor`` is neither a monitor nor a log, or the target is not a number.
+
+    """
+    log = monitor if isinstance(monitor, Log) else getattr(monitor, "log", None)
+    if not isinstance(log, Log):
+        raise TypeError(f"monitor must be a monitor or its log, got {type(monitor).__name__}")
+    if target_loss is not None and not isinstance(target_loss, int | float):
+        raise TypeError(f"target_loss must be a number or None, got {target_loss!r}")
+    found = features(log)
+    reached = target_loss is not None and settled(log.loss) <= target_loss
+    margins = [margin(rule, found) for rule in RULES]
+    fired = [] if reached else _fired(log, found, margins)
+    nearest = max(margins, default=-math.inf)
+    few = len(log.steps) < ENOUGH
+    if few and not reached and found["broke"] == 0:
+        return Diagnosis(False, (), 0.5, _summary(log, "Too few samples to tell"))
+    if fired:
+        return Diagnosis(
+            False, tuple(fired), fired[0].confidence, _summary(log, "It did not learn")
+        )
+    if target_loss is not None and not reached:
+        return Diagnosis(
+            False, (), 0.5, _summary(log, f"It missed {target_loss:.3g}, why is unclear")
+        )
+    sure = 1.0 if reached else confidence(-nearest)
+    return Diagnosis(True, (), sure, _summary(log, "Nothing is wrong"))
+
+
+def _fired(log: Log, found: dict[str, float], margins: list[float]) -> list[Finding]:
+    """Return the rules that fire, the first of each fault."""
+    findings: dict[str, Finding] = {}
+    for rule, distance in zip(RULES, margins, strict=True):
+        if distance > 0 and rule.fault not in findings:
+            findings[rule.fault] = _finding(rule, log, found, distance)
+    return list(findings.values())
+
+
+def _finding(rule: Rule, log: Log, found: dict[str, float], distance: float) -> Finding:
+    return Finding(
+        fault=rule.fault,
+        layers=tuple(log.layers[i].name for i in rule.where(log)),
+        evidence={condition.feature: found[condition.feature] for condition in rule.conditions},
+        sentence=rule.says.format(**found),
+        confidence=confidence(distance),
+        advice=rule.advice(log),
+        link=LINKS.get(rule.fault, "diagnosis.html"),
+    )
+
+
+def _summary(log: Log, verdict: str) -> str:
+    start, end = evidence.began(log), settled(log.loss)
+    return f"{verdict}. In {len(log.loss)} steps the loss went from {start:.3g} to {end:.3g}."
+
+
+def popular_rule(log: Log) -> str:
+    """Return what popular articles read from weight-gradient norms alone.
+
+    Norms near zero in the early layers beside active later ones: "vanishing". Spikes: "exploding".
+    Otherwise "healthy". Near zero is taken as below a thousandth of the later layers', a spike as
+    more than ten times the median over time, or not finite.
+    """
+    norms = log.gradient_norms[:, evidence.matrices(log)]
+    total = log.total_norm
+    if not norms.isfinite().all() or (total > 10 * total.quantile(0.5)).any():
+        return "exploding"
+    third = max(1, norms.shape[1] // 3)
+    typical = norms.quantile(0.5, dim=0)
+    if typical[:third].mean() < 1e-3 * typical[-third:].mean():
+        return "vanishing"
+    return "healthy"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Report on a saved log: ``python -m companion.diagnosis run.json [target loss]``."""
+    if len(arguments) not in (1, 2):
+        sys.stderr.write("usage: python -m companion.diagnosis run.json [target loss]\n")
+        return 2
+    try:
+        target = float(arguments[1]) if len(arguments) == 2 else None
+        log = Log.from_json(arguments[0])
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(f"{diagnose(log, target)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
