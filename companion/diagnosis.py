@@ -158,34 +158,38 @@ THRESHOLDS: dict[str, tuple[float, float]] = {
     "not learned": (0.75, 0.3),
     "hardly learned": (0.45, 0.15),
     "no better": (0.3, 0.15),
-    "level": (0.06, 0.02),
-    "rough": (0.15, 0.05),
     "large inputs": (1.3, 0.3),
     "offset inputs": (0.8, 0.3),
     "uneven inputs": (2.3, 0.3),
-    "large outputs": (2.5, 0.5),
     "tiny inputs": (-2.0, 0.3),
     "flat": (0.15, 0.05),
-    "dead": (0.9, 0.05),
-    "cut": (0.2, 0.1),
+    "still flat": (1.6, 0.3),
+    "dead": (0.8, 0.05),
     "grows in time": (-2.0, 0.5),
     "fades in time": (3.0, 0.7),
     "moves": (-1.3, 0.2),
     "explodes": (-1.8, 0.4),
-    "signal explodes": (3.0, 0.5),
+    "overflows": (6.0, 2.0),
     "vanishes": (1.8, 0.5),
     "flushed": (0.3, 0.1),
     "lost": (0.5, 0.1),
+    "wild step": (0.5, 0.2),
     "large step": (-0.45, 0.2),
+    "large steps": (-0.7, 0.2),
     "largest step": (-1.3, 0.3),
     "kick": (1.0, 0.3),
-    "peak": (0.5, 0.2),
+    "peak": (0.3, 0.1),
+    "surge": (0.6, 0.15),
     "small travel": (-0.75, 0.2),
+    "tiny travel": (-1.25, 0.2),
+    "no travel": (-2.2, 0.2),
+    "smooth": (0.15, 0.05),
+    "rough": (0.3, 0.05),
     "broke": (0.5, 0.25),
 }
 
 
-def _all(log: Log) -> list[int]:
+def _nowhere(log: Log) -> list[int]:
     return []
 
 
@@ -222,7 +226,7 @@ def _bottom(log: Log) -> list[int]:
     return [0] if log.layers else []
 
 
-def _unmoved(log: Log) -> list[int]:
+def _flushed(log: Log) -> list[int]:
     return (log.delta_norms[0] == 0).nonzero().flatten().tolist() if len(log.steps) else []
 
 
@@ -243,44 +247,39 @@ def _c(feature: str, side: str, threshold: str) -> Condition:
     return Condition(feature, side, threshold)
 
 
-_UNLEARNED = _c("fall", "<", "not learned")
-_HARDLY = _c("fall", "<", "hardly learned")
+_UNLEARNED = _c("net_fall", "<", "not learned")
+_HARDLY = _c("net_fall", "<", "hardly learned")
 _WORSE = _c("fall", "<", "no better")
-_LEVEL = _c("roughness", "<", "level")
-_LARGE = _c("input_size", ">", "large inputs")
-_OFFSET = _c("input_offset", ">", "offset inputs")
-_UNEVEN = _c("input_spread", ">", "uneven inputs")
-_EXPLODES = _c("delta_rise", "<", "explodes")
-_KICKED = _c("kick", ">", "kick")
+_BROKE = _c("broke", ">", "broke")
+_ROSE = _c("peak", ">", "peak")
 _DEAD_LATER = _c("dead_at_end", ">", "dead")
-_INPUT_SAYS = {
-    "input_size": "The inputs are of size 10^{input_size:.1f}: neither of order 1 nor standardised.",
-    "input_offset": "The inputs' mean is 10^{input_offset:.1f} times their standard deviation.",
-    "input_spread": "The widest feature spreads 10^{input_spread:.1f} times as far as the narrowest.",
+_INPUTS = {
+    _c("input_size", ">", "large inputs"): "The inputs are of size 10^{input_size:.1f}.",
+    _c("input_offset", ">", "offset inputs"): (
+        "The inputs' mean is 10^{input_offset:.1f} times their standard deviation."
+    ),
+    _c("input_spread", ">", "uneven inputs"): (
+        "The widest feature spreads 10^{input_spread:.1f} times as far as the narrowest."
+    ),
+    _c("input_size", "<", "tiny inputs"): "The inputs are of size 10^{input_size:.1f}.",
 }
-
-
-def _input_rules() -> list[Rule]:
-    """Return rules for inputs of a bad scale, in a run that did not learn for one sign or another."""
-    return [
-        Rule(
-            "unscaled inputs",
-            (which, sign),
-            _bottom,
-            _INPUT_SAYS[which.feature],
-            _fixed("scale inputs"),
-        )
-        for which in (_LARGE, _OFFSET, _UNEVEN, _c("input_size", "<", "tiny inputs"))
-        for sign in (_UNLEARNED, _LEVEL, _c("output_size_at_end", ">", "large outputs"))
-    ]
-
 
 #: From the furthest upstream down.
 RULES: tuple[Rule, ...] = (
-    *_input_rules(),
+    Rule(
+        "not finite",
+        (_BROKE, _c("peak", "<", "surge"), _c("first_update", "<", "wild step")),
+        _nowhere,
+        "A loss or gradient was not finite, all of a sudden: the loss had not grown before.",
+        _fixed("check data", "safe loss"),
+    ),
+    *(
+        Rule("unscaled inputs", (condition, _UNLEARNED), _bottom, says, _fixed("scale inputs"))
+        for condition, says in _INPUTS.items()
+    ),
     Rule(
         "saturated",
-        (_c("steepness", "<", "flat"), _UNLEARNED),
+        (_c("steepness", "<", "flat"), _c("net_fall", "<", "still flat")),
         lambda log: _flat(log, evidence.first(log)),
         "From the first step on the activations' mean slope is down to {steepness:.3f} of the "
         "largest.",
@@ -295,21 +294,42 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "unstable through time",
-        (_c("time_rise", "<", "grows in time"), _HARDLY),
+        (_c("time_rise", "<", "grows in time"), _UNLEARNED),
         _in_time,
-        "On its way back through time the gradient grows by {time_rise:+.1f} decades.",
+        "On its way back through time the gradient grows, by {time_rise:+.1f} decades.",
         _fixed("orthogonal", "clip"),
     ),
     Rule(
-        "unstable through time",
-        (
-            _c("time_rise", "<", "grows in time"),
-            _c("hidden_size_at_end", ">", "signal explodes"),
-        ),
-        _in_time,
-        "On its way back through time the gradient grows, by {time_rise:+.1f} decades, as the "
-        "state does on its way forward.",
-        _fixed("orthogonal", "clip"),
+        "exploding",
+        (_c("delta_rise", "<", "explodes"), _HARDLY),
+        _exploded,
+        "At the first step δ changes by {delta_rise:+.1f} decades from the first layer to the "
+        "last: it explodes on its way back.",
+        _remake,
+    ),
+    Rule(
+        "exploding",
+        (_c("signal_rise", ">", "overflows"), _BROKE),
+        _exploded,
+        "At the first step the outputs' variance grows by {signal_rise:.1f} decades with depth, "
+        "until it is not finite.",
+        _remake,
+    ),
+    Rule(
+        "dead units",
+        (_c("kick", ">", "kick"), _DEAD_LATER, _HARDLY),
+        lambda log: _dead(log, evidence.last(log)),
+        "The first step was 10^{kick:.1f} times the next, and after it up to {dead_at_end:.0%} of "
+        "a layer's units have no slope for any example.",
+        _fixed("even first step"),
+    ),
+    Rule(
+        "learning rate too high",
+        (_c("first_update", ">", "large step"), _ROSE, _HARDLY),
+        _nowhere,
+        "All was well at the first step, but it changed the weights by 10^{first_update:.1f} of "
+        "their size, and the loss rose by {peak:.1f} decades.",
+        _fixed("lower rate"),
     ),
     Rule(
         "unstable through time",
@@ -320,34 +340,11 @@ RULES: tuple[Rule, ...] = (
         _fixed("orthogonal", "clip"),
     ),
     Rule(
-        "exploding",
-        (_EXPLODES, _HARDLY),
-        _exploded,
-        "At the first step δ grows by {delta_rise:+.1f} decades from the last layer to the first.",
-        _remake,
-    ),
-    Rule(
-        "exploding",
-        (_EXPLODES, _c("hidden_size_at_end", ">", "signal explodes")),
-        _exploded,
-        "At the first step δ grows by {delta_rise:+.1f} decades from the last layer to the first, "
-        "and the signal is too large to the end.",
-        _remake,
-    ),
-    Rule(
         "underflow",
         (_c("flushed", ">", "flushed"), _HARDLY),
-        _unmoved,
+        _flushed,
         "δ is exactly zero in {flushed:.0%} of the layers, and no unit there is dead: it was "
         "rounded away.",
-        _fixed("scale loss"),
-    ),
-    Rule(
-        "underflow",
-        (_c("unmoved", ">", "flushed"), _c("underflow", ">", "lost"), _HARDLY),
-        _all,
-        "{unmoved:.0%} of the weights have a gradient and do not move; float16 flushes "
-        "{underflow:.0%} of its entries.",
         _fixed("scale loss"),
     ),
     Rule(
@@ -358,34 +355,42 @@ RULES: tuple[Rule, ...] = (
         _remake,
     ),
     Rule(
-        "dead units",
-        (_KICKED, _DEAD_LATER, _HARDLY),
-        lambda log: _dead(log, evidence.last(log)),
-        "The first step was 10^{kick:.1f} times the next, and after it up to {dead_at_end:.0%} of "
-        "a layer's units have no slope for any example.",
-        _fixed("even first step"),
+        "underflow",
+        (_c("flushed_at_end", ">", "flushed"), _HARDLY),
+        _nowhere,
+        "In the end δ is exactly zero in {flushed_at_end:.0%} of the layers, and no unit there is "
+        "dead: it was rounded away.",
+        _fixed("scale loss"),
+    ),
+    Rule(
+        "underflow",
+        (_c("unmoved", ">", "flushed"), _c("underflow", ">", "lost"), _HARDLY),
+        _nowhere,
+        "{unmoved:.0%} of the weights have a gradient and do not move; float16 flushes "
+        "{underflow:.0%} of its entries.",
+        _fixed("scale loss"),
     ),
     Rule(
         "learning rate too high",
-        (_c("first_update", ">", "large step"), _HARDLY),
-        _all,
-        "All was well at the first step, which changed the weights by 10^{first_update:.1f} of "
-        "their size; afterwards the loss got no better.",
+        (_c("typical_update", ">", "large steps"), _WORSE),
+        _nowhere,
+        "All was well at the first step, but steps go on changing the weights by "
+        "10^{typical_update:.1f} of their size.",
         _fixed("lower rate"),
     ),
     Rule(
         "learning rate too high",
-        (_c("peak", ">", "peak"), _c("largest_update", ">", "largest step"), _WORSE),
-        _all,
+        (_ROSE, _c("largest_update", ">", "largest step"), _WORSE),
+        _nowhere,
         "All was well at the first step; later steps changed weights by up to "
         "10^{largest_update:.1f} of their size, and the loss rose by {peak:.1f} decades.",
         _fixed("lower rate"),
     ),
     Rule(
         "not finite",
-        (_c("broke", ">", "broke"),),
-        _all,
-        "A loss or gradient was not finite, and no number grew before it.",
+        (_BROKE,),
+        _nowhere,
+        "A loss or gradient was not finite.",
         _fixed("check data", "safe loss"),
     ),
     Rule(
@@ -405,17 +410,26 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "underflow",
         (_c("underflow", ">", "lost"), _WORSE),
-        _all,
+        _nowhere,
         "float16 flushes {underflow:.0%} of the gradient's entries to zero.",
         _fixed("scale loss"),
     ),
-    Rule(
-        "learning rate too low",
-        (_c("travel", "<", "small travel"), _WORSE, _c("roughness", "<", "rough")),
-        _all,
-        "Gradients are sound, but in the whole run no weight matrix can have moved by more than "
-        "10^{travel:.1f} of its size.",
-        _fixed("raise rate"),
+    *(
+        Rule(
+            "learning rate too low",
+            (_c("travel", "<", travel), *others),
+            _nowhere,
+            "Gradients are sound, but in the whole run no weight matrix can have moved by more "
+            "than 10^{travel:.1f} of its size.",
+            _fixed("raise rate"),
+        )
+        # A run that is done is rough where its loss is near zero; the less it moved, the less
+        # that counts.
+        for travel, others in (
+            ("small travel", (_WORSE, _c("roughness", "<", "smooth"))),
+            ("tiny travel", (_WORSE, _c("roughness", "<", "rough"))),
+            ("no travel", (_HARDLY,)),
+        )
     ),
 )
 
@@ -504,7 +518,9 @@ def diagnose(monitor: Monitor | Log, target_loss: float | None = None) -> Diagno
         raise TypeError(f"target_loss must be a number or None, got {target_loss!r}")
     found = features(log)
     reached = target_loss is not None and settled(log.loss) <= target_loss
-    margins = [margin(rule, found) for rule in RULES]
+    # Where it is known that the target was missed, the loss's fall says nothing more.
+    known = {} if target_loss is None else {"fall": -math.inf, "net_fall": -math.inf}
+    margins = [margin(rule, found | known) for rule in RULES]
     fired = [] if reached else _fired(log, found, margins)
     nearest = max(margins, default=-math.inf)
     few = len(log.steps) < ENOUGH

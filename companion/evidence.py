@@ -144,36 +144,6 @@ def signal_rise(log: Log) -> float:
     return _across(variance.log10())
 
 
-def hidden_size_at_end(log: Log) -> float:
-    """Return log₁₀ of the largest variance of a hidden layer's outputs, at the last sample.
-
-    In units of the inputs' variance where that is above 1. The last layer does not count: its
-    outputs are as large as the targets.
-    """
-    sample = last(log)
-    if sample is None or len(log.layers) < 2:
-        return math.nan
-    variance = log.output_variance[sample, :-1]
-    inputs = _first(log.input_variance)
-    return _decades(_largest(variance)) - math.log10(max(1.0, inputs if inputs > 1 else 1.0))
-
-
-def output_size_at_end(log: Log) -> float:
-    """Return log₁₀ of the variance of the last layer's outputs, at the last sample."""
-    sample = last(log)
-    if sample is None or not len(log.layers):
-        return math.nan
-    return _decades(log.output_variance[sample, -1].item())
-
-
-def cut(log: Log) -> float:
-    """Return the share of layers that no gradient reaches at the last sample."""
-    profile = delta_profile(log, last(log))
-    learning = torch.tensor([not layer.frozen for layer in log.layers], dtype=torch.bool)
-    profile = profile[learning & ~profile.isnan()]
-    return (profile <= -12).double().mean().item() if len(profile) else math.nan
-
-
 # ---------------------------------------------------------------- activations
 
 
@@ -239,6 +209,11 @@ def first_update(log: Log) -> float:
     """Return log₁₀ of the median update ratio of the matrices at the first sample."""
     ratios = update_ratios(log)
     return _decades(_median(ratios[0])) if len(ratios) else math.nan
+
+
+def typical_update(log: Log) -> float:
+    """Return log₁₀ of the median update ratio of the matrices, over the whole run."""
+    return _decades(_median(update_ratios(log).flatten()))
 
 
 def largest_update(log: Log) -> float:
@@ -345,12 +320,21 @@ def flushed(log: Log) -> float:
     At the first sample; 1 if no gradient is other than zero. Products of slopes get small, but
     only rounding makes them zero.
     """
-    if first(log) is None or not len(log.layers):
+    return _flushed(log, first(log))
+
+
+def flushed_at_end(log: Log) -> float:
+    """Return the same at the last sample whose gradients are finite."""
+    return _flushed(log, last(log))
+
+
+def _flushed(log: Log, sample: int | None) -> float:
+    if sample is None or not len(log.layers):
         return math.nan
-    if log.total_norm[0] == 0:
+    if log.total_norm[sample] == 0:
         return 1.0
-    reached = log.delta_norms[0][~log.delta_norms[0].isnan()]
-    stopped = _largest(torch.cat([log.dead[0], log.saturated[0]])) == 1.0
+    reached = log.delta_norms[sample][~log.delta_norms[sample].isnan()]
+    stopped = _largest(torch.cat([log.dead[sample], log.saturated[sample]])) == 1.0
     if not len(reached) or stopped:
         return 0.0
     return (reached == 0).double().mean().item()
@@ -381,7 +365,20 @@ def fall(log: Log) -> float:
     start, end = began(log), settled(log.loss)
     if not math.isfinite(end):
         return -math.inf
-    return _decades(start) - _decades(end) if start > 0 and end > 0 else math.nan
+    return _decades(start) - _decades(end) if start > 0 else math.nan
+
+
+def net_fall(log: Log) -> float:
+    """Return the loss's fall less what it owes to outputs that began too large.
+
+    Outputs that begin a thousand times too large make a loss that falls by decades as they shrink,
+    and nothing is learned by that. Their variance counts from 10 on, since networks that learn
+    begin with as much.
+    """
+    variance = log.output_variance[0, -1].item() if log.output_variance.numel() else math.nan
+    if math.isinf(variance):
+        return -math.inf
+    return fall(log) - max(0.0, _decades(variance) - 1) if variance > 0 else fall(log)
 
 
 def peak(log: Log) -> float:
@@ -411,11 +408,12 @@ def broke(log: Log) -> float:
 FEATURES: dict[str, Callable[[Log], float]] = {
     function.__name__: function
     for function in (
-        *(delta_rise, signal_rise, hidden_size_at_end, output_size_at_end, cut),
-        *(steepness, steepness_at_end, dead, dead_at_end),
-        *(first_update, largest_update, travel, kick, time_rise, time_rise_at_end),
-        *(input_size, input_offset, input_spread, underflow, flushed, unmoved),
-        *(fall, peak, roughness, broke),
+        *(delta_rise, signal_rise, steepness, steepness_at_end, dead, dead_at_end),
+        *(first_update, typical_update, largest_update, travel, kick),
+        *(time_rise, time_rise_at_end),
+        *(input_size, input_offset, input_spread, underflow, flushed),
+        *(flushed_at_end, unmoved),
+        *(fall, net_fall, peak, roughness, broke),
     )
 }
 

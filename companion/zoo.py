@@ -6,7 +6,7 @@ recipe with one thing changed, and counts only if that makes it miss the loss.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -67,7 +67,7 @@ class Recipe:
         inputs: one of :data:`INPUTS`, and ``by`` how much they are large, offset or uneven.
         label_noise: share of the labels that say nothing.
         broken_data: the step from which on an input is NaN, or None.
-        skip_broken: leave out batches that are not finite.
+        skip_broken: leave out examples that are not finite.
         loss: "plain", or "naive" for log(softmax) in float16, whose logarithm may meet a 0.
         units: factor on the loss, as a change of its units makes.
         half: whether all gradients pass through float16, times ``loss_scale`` on their way.
@@ -502,6 +502,11 @@ def _batches(found: Task, recipe: Recipe, seed: int) -> Callable[[int], tuple[Te
     return draw
 
 
+def _finite(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    keep = x.flatten(1).isfinite().all(1)
+    return x[keep], y[keep]
+
+
 def _loss(recipe: Recipe, found: Task, outputs: Tensor, targets: Tensor) -> Tensor:
     if recipe.loss == "naive":
         # In float16 a probability below 2^-25 is 0, and its logarithm is not finite.
@@ -547,8 +552,8 @@ def run(case: Case, seed: int = 0) -> Run:
                     recipe.kick if step == 0 else 1.0
                 )
                 batch = draw(step)
-                if recipe.skip_broken and not batch[0].isfinite().all():
-                    continue
+                if recipe.skip_broken:
+                    batch = _finite(*batch)
                 monitor.step(_step(recipe, found, model, optimizer, batch))
     end = settled(monitor.log.loss) / recipe.units
     return Run(case, monitor.log, model, bool(end <= case.target))
@@ -638,7 +643,7 @@ HEALTHY = {
     ),
 }
 
-_DEEP = Recipe(depth=12, learning_rate=1e-3)
+_DEEP = Recipe(depth=12, learning_rate=2e-3)
 _RNN = Recipe(network="rnn", task="recall", depth=1, activation="tanh", batch=32)
 _GRU = Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2, batch=32, steps=80)
 _CONV = Recipe(network="conv", width=8, depth=3, batch=32)
@@ -674,11 +679,11 @@ FAULTS = (
         "vanishing",
         "mlp-sigmoid",
         Recipe(activation="sigmoid", **_SLOW),
-        {"depth": 8},
-        {"depth": 14},
+        {"depth": 6},
+        {"depth": 10},
     ),
     ("vanishing", "mlp-tanh", replace(_DEEP, activation="tanh"), *_gain(0.4, 0.2)),
-    ("vanishing", "mlp-relu", replace(_DEEP, depth=15), *_gain(0.35, 0.2)),
+    ("vanishing", "mlp-relu", _DEEP, *_gain(0.3, 0.2)),
     ("vanishing", "conv", replace(_CONV, depth=8, width=6), *_gain(0.2, 0.12)),
     ("vanishing", "residual-without-skips", _PLAIN, *_gain(0.3, 0.2)),
     ("exploding", "mlp-relu", replace(_DEEP, depth=10), *_gain(3.0, 6.0)),
@@ -690,27 +695,27 @@ FAULTS = (
     (
         "saturated",
         "mlp-sigmoid",
-        Recipe(activation="sigmoid", depth=2),
+        Recipe(activation="sigmoid", depth=2, learning_rate=2e-2),
         {"bias": 12.0},
         {"bias": -25.0},
     ),
     ("saturated", "conv", replace(_CONV, activation="tanh"), *_gain(20.0, 60.0)),
     ("dead units", "mlp", Recipe(**_SGD), {"bias": -6.0}, {"bias": -20.0}),
-    ("dead units", "conv-kicked", replace(_CONV, depth=5, **_SGD), {"kick": 80.0}, {"kick": 250.0}),
+    ("dead units", "conv-kicked", replace(_CONV, depth=4, **_SGD), {"kick": 30.0}, {"kick": 100.0}),
     ("dead units", "conv", replace(_CONV), {"bias": -6.0}, {"bias": -20.0}),
     ("not finite", "mlp", Recipe(), {"broken_data": 40}, {"broken_data": 0}),
     ("not finite", "conv", _CONV, {"broken_data": 60}, {"broken_data": 7}),
     ("not finite", "transformer", _PRE, {"broken_data": 20}, {"broken_data": 3}),
-    ("not finite", "mlp-naive", Recipe(loss="naive", depth=2), *_gain(1.0, 2.5)),
+    ("not finite", "mlp-naive", Recipe(loss="naive", depth=2), *_gain(1.0, 1.6)),
     ("underflow", "mlp", Recipe(**_HALF), *_small_units(0.1)),
     ("underflow", "conv", replace(_CONV, **_HALF), *_small_units(0.05)),
-    ("underflow", "transformer", replace(_PRE, **_HALF), *_small_units(0.05)),
+    ("underflow", "transformer", replace(_PRE, **_HALF), *_small_units(0.1)),
     ("learning rate too high", "mlp", Recipe(optimizer="sgd"), *_rate(8.0, 50.0)),
     ("learning rate too high", "mlp-adam", Recipe(activation="tanh"), *_rate(1.0, 4.0)),
     ("learning rate too high", "conv", _CONV, *_rate(0.3, 1.0)),
-    ("learning rate too high", "transformer", _PRE, *_rate(0.3, 1.0)),
+    ("learning rate too high", "transformer", _PRE, *_rate(0.3, 3.0)),
     ("learning rate too high", "rnn", HEALTHY["rnn"], *_rate(1.0, 3.0)),
-    ("learning rate too low", "mlp", Recipe(depth=4), *_rate(5e-5, 1e-5)),
+    ("learning rate too low", "mlp", Recipe(depth=4), *_rate(3e-5, 1.5e-5)),
     ("learning rate too low", "conv", replace(_CONV, **_SLOW), *_rate(3e-4, 1e-4)),
     ("learning rate too low", "transformer", HEALTHY["transformer-post"], *_rate(5e-5, 5e-6)),
     ("learning rate too low", "gru", _GRU, *_rate(1e-4, 1e-5)),
@@ -758,3 +763,53 @@ def _planted(fault: str, name: str, base: Recipe, *changes: dict) -> list[Case]:
         recipe = replace(base, **change)
         found.append(Case(f"{fault}: {name}", recipe, fault, severity, task(recipe).target))
     return found
+
+
+# ---------------------------------------------------------------- following the advice
+
+
+def _skips(recipe: Recipe) -> Recipe:
+    return replace(recipe, network="residual", norm="layer", skip=True)
+
+
+def _normed(recipe: Recipe) -> Recipe:
+    can = recipe.norm == "none" and recipe.network in ("mlp", "conv", "residual")
+    return replace(recipe, norm="layer", skip=True) if can else recipe
+
+
+#: What each piece of advice means for a recipe, by its key in companion.diagnosis.ADVICE.
+CURES: dict[str, Callable[[Recipe], Recipe]] = {
+    "scale inputs": lambda r: replace(r, inputs="standard", by=1.0),
+    "draw weights": lambda r: replace(r, gain=1.0),
+    "zero biases": lambda r: replace(r, bias=0.0),
+    "add norm": _normed,
+    "add skips": _skips,
+    "change activation": lambda r: replace(r, activation="relu"),
+    "orthogonal": lambda r: replace(r, recurrent=1.0),
+    "clip": lambda r: replace(r, clip=1.0),
+    "scale loss": lambda r: replace(r, loss_scale=2.0**16 * r.loss_scale),
+    "even first step": lambda r: replace(r, kick=1.0),
+    "lower rate": lambda r: replace(r, learning_rate=r.learning_rate / 10),
+    "raise rate": lambda r: replace(r, learning_rate=r.learning_rate * 10),
+    "check data": lambda r: replace(r, skip_broken=True),
+    "safe loss": lambda r: replace(r, loss="plain"),
+}
+
+
+def mend(case: Case, advice: Iterable[str]) -> Case:
+    """Return the case with the advice followed, all of it.
+
+    Args:
+        case: a case that did not reach its target.
+        advice: keys of :data:`companion.diagnosis.ADVICE`, as a finding has them.
+
+    Example:
+        >>> case = Case("mlp", Recipe(gain=20.0, activation="tanh"), "saturated", 1, 0.8)
+        >>> mend(case, ("draw weights",)).recipe.gain
+        1.0
+
+    """
+    recipe = case.recipe
+    for key in advice:
+        recipe = CURES[one_of("advice", key, CURES)](recipe)
+    return case._replace(recipe=recipe)
