@@ -22,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations test-colab bench outputs verdicts stamp clean
+.PHONY: calibration help book serve screenshots lighthouse test test-kernels test-mutations test-colab bench outputs verdicts stamp clean
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -98,6 +98,9 @@ bench: $(BENCH)/.created ## run the benchmarks in tests/benchmarks
 	if [ $${#scripts[@]} -eq 0 ]; then echo "There are no benchmarks yet."; fi; \
 	for script in "$${scripts[@]}"; do echo "== $$script"; \
 		PYTHONPATH=. $(RUNNER) $(BENCH)/bin/python "$$script" || exit 1; done
+
+calibration: $(VENV)/.test ## try the diagnosis on the whole zoo, and mend what is broken (some minutes)
+	$(RUNNER) $(BIN)/python tests/calibration.py
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)

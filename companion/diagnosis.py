@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
 from companion import evidence
 from companion.evidence import features, settled
 from companion.log import Log
@@ -177,7 +174,6 @@ THRESHOLDS: dict[str, tuple[float, float]] = {
     "large step": (-0.45, 0.2),
     "large steps": (-0.7, 0.2),
     "largest step": (-1.3, 0.3),
-    "kick": (1.0, 0.3),
     "peak": (0.3, 0.1),
     "surge": (0.6, 0.15),
     "small travel": (-0.75, 0.2),
@@ -316,30 +312,6 @@ RULES: tuple[Rule, ...] = (
         _remake,
     ),
     Rule(
-        "dead units",
-        (_c("kick", ">", "kick"), _DEAD_LATER, _HARDLY),
-        lambda log: _dead(log, evidence.last(log)),
-        "The first step was 10^{kick:.1f} times the next, and after it up to {dead_at_end:.0%} of "
-        "a layer's units have no slope for any example.",
-        _fixed("even first step"),
-    ),
-    Rule(
-        "learning rate too high",
-        (_c("first_update", ">", "large step"), _ROSE, _HARDLY),
-        _nowhere,
-        "All was well at the first step, but it changed the weights by 10^{first_update:.1f} of "
-        "their size, and the loss rose by {peak:.1f} decades.",
-        _fixed("lower rate"),
-    ),
-    Rule(
-        "unstable through time",
-        (_c("time_rise", ">", "fades in time"), _WORSE, _c("travel", ">", "moves")),
-        _in_time,
-        "On its way back through time the gradient fades by {time_rise:.1f} decades: what came "
-        "early is not learned.",
-        _fixed("orthogonal", "clip"),
-    ),
-    Rule(
         "underflow",
         (_c("flushed", ">", "flushed"), _HARDLY),
         _flushed,
@@ -369,6 +341,22 @@ RULES: tuple[Rule, ...] = (
         "{unmoved:.0%} of the weights have a gradient and do not move; float16 flushes "
         "{underflow:.0%} of its entries.",
         _fixed("scale loss"),
+    ),
+    Rule(
+        "learning rate too high",
+        (_c("first_update", ">", "large step"), _ROSE, _HARDLY),
+        _nowhere,
+        "All was well at the first step, but it changed the weights by 10^{first_update:.1f} of "
+        "their size, and the loss rose by {peak:.1f} decades.",
+        _fixed("lower rate"),
+    ),
+    Rule(
+        "unstable through time",
+        (_c("time_rise", ">", "fades in time"), _WORSE, _c("travel", ">", "moves")),
+        _in_time,
+        "On its way back through time the gradient fades by {time_rise:.1f} decades: what came "
+        "early is not learned.",
+        _fixed("orthogonal", "clip"),
     ),
     Rule(
         "learning rate too high",
@@ -448,7 +436,6 @@ ADVICE = {
     "clip": "Clip the gradient by its norm.",
     "scale loss": "Multiply the loss before backward, and divide the gradients after it (a "
     "GradScaler does both), or take bfloat16.",
-    "even first step": "Warm the learning rate up: the first step must not be the largest.",
     "lower rate": "Divide the learning rate by 10, and once more if need be.",
     "raise rate": "Multiply the learning rate by 10, and once more if need be.",
     "check data": "Look for inputs or targets that are not finite in the first bad batch.",

@@ -234,22 +234,6 @@ def travel(log: Log) -> float:
     return _decades(_largest(each) * len(log.loss))
 
 
-def kick(log: Log) -> float:
-    """Return by how many decades the first step was larger than the second one sampled.
-
-    The lesser of two comparisons, of the updates and of updates over gradients, so that neither
-    gradients that shrink nor an optimizer that is blind to their size look like it.
-    """
-    if len(log.steps) < 2:
-        return math.nan
-    update, gradient = log.update_norms[:2], log.gradient_norms[:2]
-    # What has become nothing but rounding errors tells nothing.
-    known = (gradient > 1e-9 * log.total_norm[:2, None]) & (update > 0) & update.isfinite()
-    known = known.all(0)
-    update, rate = update[:, known], update[:, known] / gradient[:, known]
-    return min(_decades(_median(x[0] / x[1])) for x in (update, rate))
-
-
 # ---------------------------------------------------------------- time
 
 
@@ -409,7 +393,7 @@ FEATURES: dict[str, Callable[[Log], float]] = {
     function.__name__: function
     for function in (
         *(delta_rise, signal_rise, steepness, steepness_at_end, dead, dead_at_end),
-        *(first_update, typical_update, largest_update, travel, kick),
+        *(first_update, typical_update, largest_update, travel),
         *(time_rise, time_rise_at_end),
         *(input_size, input_offset, input_spread, underflow, flushed),
         *(flushed_at_end, unmoved),

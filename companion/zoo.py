@@ -60,7 +60,7 @@ class Recipe:
         dropout: share of units dropped.
         frozen: how many of the first layers do not learn.
         optimizer: a key of :data:`OPTIMIZERS`.
-        learning_rate: of all steps but the first, whose rate is ``kick`` times as large.
+        learning_rate: of all steps.
         clip: bound on the whole gradient's norm.
         steps, batch, every: updates, examples of each (None: all), and steps between samples.
         warm: steps taken before the monitor looks.
@@ -89,7 +89,6 @@ class Recipe:
     frozen: int = 0
     optimizer: str = "adam"
     learning_rate: float = 3e-3
-    kick: float = 1.0
     clip: float = math.inf
     steps: int = 100
     batch: int | None = 64
@@ -548,9 +547,6 @@ def run(case: Case, seed: int = 0) -> Run:
             _step(recipe, found, model, optimizer, draw(step))
         with GradientMonitor(model, every=recipe.every) as monitor:
             for step in range(recipe.steps):
-                optimizer.param_groups[0]["lr"] = recipe.learning_rate * (
-                    recipe.kick if step == 0 else 1.0
-                )
                 batch = draw(step)
                 if recipe.skip_broken:
                     batch = _finite(*batch)
@@ -680,7 +676,7 @@ FAULTS = (
         "mlp-sigmoid",
         Recipe(activation="sigmoid", **_SLOW),
         {"depth": 6},
-        {"depth": 10},
+        {"depth": 8},
     ),
     ("vanishing", "mlp-tanh", replace(_DEEP, activation="tanh"), *_gain(0.4, 0.2)),
     ("vanishing", "mlp-relu", _DEEP, *_gain(0.3, 0.2)),
@@ -701,7 +697,7 @@ FAULTS = (
     ),
     ("saturated", "conv", replace(_CONV, activation="tanh"), *_gain(20.0, 60.0)),
     ("dead units", "mlp", Recipe(**_SGD), {"bias": -6.0}, {"bias": -20.0}),
-    ("dead units", "conv-kicked", replace(_CONV, depth=4, **_SGD), {"kick": 30.0}, {"kick": 100.0}),
+    ("dead units", "mlp-deep", Recipe(depth=5, width=48), {"bias": -8.0}, {"bias": -20.0}),
     ("dead units", "conv", replace(_CONV), {"bias": -6.0}, {"bias": -20.0}),
     ("not finite", "mlp", Recipe(), {"broken_data": 40}, {"broken_data": 0}),
     ("not finite", "conv", _CONV, {"broken_data": 60}, {"broken_data": 7}),
@@ -709,7 +705,12 @@ FAULTS = (
     ("not finite", "mlp-naive", Recipe(loss="naive", depth=2), *_gain(1.0, 1.6)),
     ("underflow", "mlp", Recipe(**_HALF), *_small_units(0.1)),
     ("underflow", "conv", replace(_CONV, **_HALF), *_small_units(0.05)),
-    ("underflow", "transformer", replace(_PRE, **_HALF), *_small_units(0.1)),
+    (
+        "underflow",
+        "transformer",
+        replace(_PRE, half=True, optimizer="momentum", steps=150),
+        *_small_units(0.02),
+    ),
     ("learning rate too high", "mlp", Recipe(optimizer="sgd"), *_rate(8.0, 50.0)),
     ("learning rate too high", "mlp-adam", Recipe(activation="tanh"), *_rate(1.0, 4.0)),
     ("learning rate too high", "conv", _CONV, *_rate(0.3, 1.0)),
@@ -788,7 +789,6 @@ CURES: dict[str, Callable[[Recipe], Recipe]] = {
     "orthogonal": lambda r: replace(r, recurrent=1.0),
     "clip": lambda r: replace(r, clip=1.0),
     "scale loss": lambda r: replace(r, loss_scale=2.0**16 * r.loss_scale),
-    "even first step": lambda r: replace(r, kick=1.0),
     "lower rate": lambda r: replace(r, learning_rate=r.learning_rate / 10),
     "raise rate": lambda r: replace(r, learning_rate=r.learning_rate * 10),
     "check data": lambda r: replace(r, skip_broken=True),
