@@ -29,6 +29,9 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.ledger` -- the sums that it keeps of one step
 * :mod:`companion.watching` -- how it sees which layers run, what they return, and the gradient
 * :mod:`companion.log` -- what a monitor wrote down, to be saved and read back
+* :mod:`companion.evidence` -- what that log says in a few numbers
+* :mod:`companion.diagnosis` -- from those numbers to a named fault, and what to try
+* :mod:`companion.zoo` -- healthy networks and planted faults, to try a diagnosis on
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
@@ -49,7 +52,9 @@ __all__ = [
     "clipping",
     "data",
     "deep_linear",
+    "diagnosis",
     "driven",
+    "evidence",
     "explore",
     "explosion",
     "initialization",
@@ -74,6 +79,7 @@ __all__ = [
     "training",
     "transformer",
     "watching",
+    "zoo",
 ]
 
 

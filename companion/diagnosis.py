@@ -88,14 +88,17 @@ class Diagnosis:
         return _plain({"fault": self.fault, **asdict(self)})
 
     def __str__(self) -> str:
-        lines = [f"{self.fault}  (confidence {self.confidence:.0%})", *_wrapped(self.summary)]
-        for finding in self.findings:
-            title = f"{finding.fault} (confidence {finding.confidence:.0%})"
-            lines += ["", title, *_wrapped(finding.sentence)]
+        lines = [f"{self.fault} (confidence {self.confidence:.0%})", *_wrapped(self.summary)]
+        for finding in self.findings[:1]:
+            lines += _wrapped(finding.sentence)
             if finding.layers:
                 lines += _wrapped(f"Layers: {_listed(finding.layers)}.")
             lines += [line for key in finding.advice for line in _wrapped(ADVICE[key], "  → ")]
             lines += _wrapped(f"Why: {finding.link}")
+        if len(self.findings) > 1:
+            lines += ["also, and perhaps because of it:"]
+        for finding in self.findings[1:]:
+            lines += _wrapped(f"{finding.fault}: {finding.sentence}")
         return "\n".join(lines)
 
 
@@ -531,7 +534,10 @@ def _fired(log: Log, found: dict[str, float], margins: list[float]) -> list[Find
     for rule, distance in zip(RULES, margins, strict=True):
         if distance > 0 and rule.fault not in findings:
             findings[rule.fault] = _finding(rule, log, found, distance)
-    return list(findings.values())
+    # That a rate is too low is left when nothing else explains why weights do not move.
+    return [
+        f for f in findings.values() if f.fault != "learning rate too low" or len(findings) == 1
+    ]
 
 
 def _finding(rule: Rule, log: Log, found: dict[str, float], distance: float) -> Finding:

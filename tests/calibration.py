@@ -1,4 +1,4 @@
-"""Fit the thresholds of the diagnosis on half of the zoo, and try them on the other: `make calibration`.
+"""Fit the diagnosis on half of the zoo, and try it on the other half: `make calibration`.
 
 The zoo's architectures are split in two, row by row, and so are the seeds. Thresholds and the
 confidence are fitted on one half of the architectures at the first seeds; the figures are those of
@@ -9,7 +9,9 @@ companion/diagnosis.py.
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +114,7 @@ def fit(seen: list[Seen]) -> dict[str, tuple[float, float]]:
         values = sorted(
             {s.features[n] for s in seen for n in names if math.isfinite(s.features[n])}
         )
-        tried = [start, *((a + b) / 2 for a, b in zip(values[:-1], values[1:], strict=True))]
+        tried = [start, *((a + b) / 2 for a, b in pairwise(values))]
         wrong = {}
         for value in tried:
             THRESHOLDS[key] = (value, scale)
@@ -152,12 +154,17 @@ def fit_confidence(seen: list[Seen]) -> tuple[float, float]:
     return round(float(model.intercept_[0]), 2), round(float(model.coef_[0, 0]), 2)
 
 
+def share(hits: Iterable[bool]) -> str:
+    """Return how many of these are true."""
+    hits = list(hits)
+    return f"{sum(hits)} of {len(hits)} ({sum(hits) / len(hits):.1%})"
+
+
 def report(title: str, seen: list[Seen]) -> str:
     """Return the figures of some runs, and each run that was named wrong."""
     healthy = [s for s in seen if s.label == "healthy"]
     faults = [s for s in seen if s.label != "healthy"]
     astray = [s for s in seen if s.reached != (s.label == "healthy")]
-    right = [s for s in faults if s.named == s.label]
     brier = sum((s.confidence - (s.named == s.label)) ** 2 for s in seen) / len(seen)
     lines = [
         f"== {title}: {len(seen)} runs",
@@ -165,12 +172,12 @@ def report(title: str, seen: list[Seen]) -> str:
         f"  healthy: {len({s.architecture for s in healthy})} architectures, {len(healthy)} runs, "
         f"{sum(s.named != 'healthy' for s in healthy)} false alarms",
         f"  faults: {len({s.architecture for s in faults})} kinds × architectures, {len(faults)} "
-        f"runs, {len(right)} named right ({len(right) / len(faults):.1%}); "
-        f"{sum(s.with_target == s.label for s in faults) / len(faults):.1%} with the target known",
-        f"  mended by following the advice: {sum(bool(s.mended) for s in faults) / len(faults):.1%}",
+        f"runs, of them named right: {share(s.named == s.label for s in faults)}; "
+        f"{share(s.with_target == s.label for s in faults)} with the target known",
+        f"  mended by following the advice: {share(bool(s.mended) for s in faults)}",
         f"  Brier score of the confidences: {brier:.4f}",
-        f"  the popular rule: {sum(s.popular == s.label for s in seen) / len(seen):.1%} right, "
-        f"diagnose {sum(s.named == s.label for s in seen) / len(seen):.1%}",
+        f"  the popular rule: {share(s.popular == s.label for s in seen)} right; "
+        f"diagnose: {share(s.named == s.label for s in seen)}",
     ]
     lines += [
         f"  planted, yet learned: {s.architecture} {s.severity} seed {s.seed}" for s in astray
