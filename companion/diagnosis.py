@@ -162,7 +162,7 @@ THRESHOLDS: dict[str, tuple[float, float]] = {
     "offset inputs": (0.8, 0.3),
     "uneven inputs": (2.3, 0.3),
     "tiny inputs": (-2.0, 0.3),
-    "flat": (0.15, 0.05),
+    "flat": (0.19, 0.05),
     "still flat": (1.6, 0.3),
     "dead": (0.8, 0.05),
     "grows in time": (-2.0, 0.5),
@@ -174,7 +174,7 @@ THRESHOLDS: dict[str, tuple[float, float]] = {
     "flushed": (0.3, 0.1),
     "lost": (0.5, 0.1),
     "wild step": (0.5, 0.2),
-    "large step": (-0.45, 0.2),
+    "large step": (-0.78, 0.2),
     "large steps": (-0.7, 0.2),
     "largest step": (-1.3, 0.3),
     "peak": (0.3, 0.1),
@@ -456,7 +456,7 @@ LINKS = {
 # ---------------------------------------------------------------- the diagnosis
 
 #: Confidence is the logistic of the first plus the second times the margin; fitted likewise.
-CONFIDENCE = (1.0, 1.0)
+CONFIDENCE = (1.17, 1.07)
 
 
 def margin(rule: Rule, found: dict[str, float]) -> float:
