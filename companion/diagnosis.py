@@ -184,6 +184,7 @@ THRESHOLDS: dict[str, tuple[float, float]] = {
     "no travel": (-2.2, 0.2),
     "smooth": (0.15, 0.05),
     "rough": (0.3, 0.05),
+    "sensitive": (1.1, 0.15),
     "broke": (0.5, 0.25),
 }
 
@@ -414,12 +415,12 @@ RULES: tuple[Rule, ...] = (
             "than 10^{travel:.1f} of its size.",
             _fixed("raise rate"),
         )
-        # A run that is done is rough where its loss is near zero; the less it moved, the less
-        # that counts.
+        # A run that is done does not move much either, but its loss, near zero, is rough and
+        # sensitive; the less it moved, the less the roughness counts.
         for travel, others in (
             ("small travel", (_WORSE, _c("roughness", "<", "smooth"))),
-            ("tiny travel", (_WORSE, _c("roughness", "<", "rough"))),
-            ("no travel", (_HARDLY,)),
+            ("tiny travel", (_c("roughness", "<", "rough"), _c("sensitivity", "<", "sensitive"))),
+            ("no travel", (_HARDLY, _c("sensitivity", "<", "sensitive"))),
         )
     ),
 )

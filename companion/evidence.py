@@ -234,6 +234,19 @@ def travel(log: Log) -> float:
     return _decades(_largest(each) * len(log.loss))
 
 
+def sensitivity(log: Log) -> float:
+    """Return log₁₀ of ‖∂L/∂w‖·‖w‖/L of the last weight matrix that learns, its median over time.
+
+    Where little of the loss is left, a small relative change of the weights changes much of it: a
+    network that has learned is sensitive, one that has not begun is not.
+    """
+    index = matrices(log)
+    if not index or not len(log.steps):
+        return math.nan
+    size = log.gradient_norms[:, index[-1]] * log.weight_norms[:, index[-1]]
+    return _decades(_median(size / log.loss[log.steps]))
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -393,7 +406,7 @@ FEATURES: dict[str, Callable[[Log], float]] = {
     function.__name__: function
     for function in (
         *(delta_rise, signal_rise, steepness, steepness_at_end, dead, dead_at_end),
-        *(first_update, typical_update, largest_update, travel),
+        *(first_update, typical_update, largest_update, travel, sensitivity),
         *(time_rise, time_rise_at_end),
         *(input_size, input_offset, input_spread, underflow, flushed),
         *(flushed_at_end, unmoved),

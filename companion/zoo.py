@@ -680,7 +680,7 @@ FAULTS = (
     ),
     ("vanishing", "mlp-tanh", replace(_DEEP, activation="tanh"), *_gain(0.4, 0.2)),
     ("vanishing", "mlp-relu", _DEEP, *_gain(0.3, 0.2)),
-    ("vanishing", "conv", replace(_CONV, depth=8, width=6), *_gain(0.2, 0.12)),
+    ("vanishing", "conv", replace(_CONV, depth=8, width=6), *_gain(0.15, 0.1)),
     ("vanishing", "residual-without-skips", _PLAIN, *_gain(0.3, 0.2)),
     ("exploding", "mlp-relu", replace(_DEEP, depth=10), *_gain(3.0, 6.0)),
     ("exploding", "mlp-linear", _LINEAR, *_gain(2.0, 4.0)),
@@ -739,9 +739,9 @@ FAULTS = (
     (
         "unstable through time",
         "rnn-relu",
-        replace(_RNN, activation="relu", task="adding"),
-        {"recurrent": 2.0},
+        replace(_RNN, activation="relu", task="adding", steps=150),
         {"recurrent": 3.0},
+        {"recurrent": 4.0},
     ),
 )
 

@@ -270,6 +270,19 @@ def test_update_ratios_are_those_of_matrices_that_learn() -> None:
     assert evidence.typical_update(replace(log, update_norms=late)) == pytest.approx(-2)
 
 
+def test_sensitivity_is_of_the_last_matrix_relative_to_the_loss() -> None:
+    gradients, weights = full(0.2, T, 2 * L), full(5.0, T, 2 * L)
+    gradients[:, -2], weights[:, -2] = 4.0, 10.0
+    log = made(gradient_norms=gradients, weight_norms=weights, loss=full(0.04, STEPS))
+    assert evidence.sensitivity(log) == pytest.approx(3)
+    # It stands still where little is left to learn: nothing is wrong with that.
+    rough = 0.04 * (1 + 0.9 * torch.sin(2.3 * torch.arange(STEPS).double()))
+    still = {"learned": False, "update_norms": full(1e-5, T, 2 * L), "loss": rough}
+    assert diagnose(made(**still, gradient_norms=gradients, weight_norms=weights)).healthy
+    calm = diagnose(made(**still, gradient_norms=gradients / 100, weight_norms=weights))
+    assert calm.fault == "learning rate too low"
+
+
 def test_the_loss_is_read_from_its_first_to_its_settled_end() -> None:
     loss = torch.cat([full(100.0, 1), full(300.0, 50), full(1.0, 50)])
     log = made(loss=loss)
