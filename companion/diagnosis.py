@@ -153,7 +153,8 @@ class Rule(NamedTuple):
 
 
 #: Where a feature begins to speak for a fault, and how much more of it makes that sure.
-#: Fitted on one half of the zoo's architectures and seeds by ``make calibration``.
+#: Started from what theory and other networks suggest, then moved by ``tests/calibration.py --fit``
+#: away from the runs of one half of the zoo's architectures and seeds.
 THRESHOLDS: dict[str, tuple[float, float]] = {
     "not learned": (0.75, 0.3),
     "hardly learned": (0.45, 0.15),
