@@ -428,6 +428,9 @@ RULES: tuple[Rule, ...] = (
 
 FAULTS = tuple(dict.fromkeys(rule.fault for rule in RULES))
 
+#: Faults that are found only where nothing further upstream explains the run.
+BY_EXCLUSION = ("learning rate too high", "learning rate too low")
+
 #: What to try, by its id.
 ADVICE = {
     "scale inputs": "Standardise the inputs: mean 0 and variance 1 for each feature.",
@@ -497,7 +500,8 @@ def diagnose(monitor: Monitor | Log, target_loss: float | None = None) -> Diagno
 
     Returns:
         A :class:`Diagnosis`; "unclear" for a run of fewer than three samples that shows nothing
-        wrong, or one that misses its target without a sign of why.
+        wrong, or one that misses its target without a sign of why. Without a target, a run that
+        shows no fault and whose loss hardly fell is called healthy with a confidence of one half.
 
     Raises:
         TypeError: if ``monitor`` is neither a monitor nor a log, or the target is not a number.
@@ -526,14 +530,21 @@ def diagnose(monitor: Monitor | Log, target_loss: float | None = None) -> Diagno
         return Diagnosis(
             False, (), 0.5, _summary(log, f"It missed {target_loss:.3g}, why is unclear")
         )
-    sure = 1.0 if reached else confidence(-nearest)
-    return Diagnosis(True, (), sure, _summary(log, "Nothing is wrong"))
+    if reached:
+        return Diagnosis(True, (), 1.0, _summary(log, f"It reached {target_loss:.3g}"))
+    if not found["fall"] > THRESHOLDS["no better"][0]:
+        # At its floor, or not begun: without a target nobody can tell.
+        verdict = "No fault shows, but it fell little: say how low is low enough (target_loss)"
+        return Diagnosis(True, (), 0.5, _summary(log, verdict))
+    return Diagnosis(True, (), confidence(-nearest), _summary(log, "No fault shows"))
 
 
 def _fired(log: Log, found: dict[str, float], margins: list[float]) -> list[Finding]:
     """Return the rules that fire, the first of each fault."""
     findings: dict[str, Finding] = {}
     for rule, distance in zip(RULES, margins, strict=True):
+        if findings and rule.fault in BY_EXCLUSION:
+            continue
         if distance > 0 and rule.fault not in findings:
             findings[rule.fault] = _finding(rule, log, found, distance)
     # That a rate is too low is left when nothing else explains why weights do not move.

@@ -210,7 +210,8 @@ def _short(recipe: Recipe) -> Task:
 def _adding(recipe: Recipe) -> Task:
     from companion import sequences
 
-    x, y = sequences.adding(16).draw(1024, torch.Generator().manual_seed(5))
+    steps = 40 if recipe.task == "adding-long" else 16
+    x, y = sequences.adding(steps).draw(1024, torch.Generator().manual_seed(5))
     return Task(x.transpose(0, 1).contiguous(), y.unsqueeze(1), 1, functional.mse_loss, 0.08)
 
 
@@ -224,6 +225,7 @@ TASKS = {
     "recall": _recall,
     "short": _short,
     "adding": _adding,
+    "adding-long": _adding,
 }
 
 
@@ -637,6 +639,25 @@ HEALTHY = {
     "lstm": Recipe(
         network="lstm", task="recall", depth=1, bias=1.0, learning_rate=1e-2, batch=32, steps=80
     ),
+    # Odd, and they learn: a gradient that explodes, and one that fades through time.
+    "residual-deep": Recipe(
+        network="residual-post",
+        norm="batch",
+        depth=25,
+        every=10,
+        optimizer="momentum",
+        learning_rate=0.02,
+    ),
+    "gru-long": Recipe(
+        network="gru",
+        task="adding-long",
+        depth=1,
+        learning_rate=2e-2,
+        batch=32,
+        clip=1.0,
+        steps=300,
+        every=20,
+    ),
 }
 
 _DEEP = Recipe(depth=12, learning_rate=2e-3)
@@ -751,7 +772,7 @@ def cases() -> tuple[Case, ...]:
 
     Example:
         >>> len(cases()), sorted({case.fault for case in cases()})[:3]
-        (112, ['dead units', 'exploding', 'healthy'])
+        (114, ['dead units', 'exploding', 'healthy'])
 
     """
     healthy = [Case(name, recipe, target=task(recipe).target) for name, recipe in HEALTHY.items()]
