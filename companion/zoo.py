@@ -736,7 +736,7 @@ FAULTS = (
     ("learning rate too high", "mlp-adam", Recipe(activation="tanh"), *_rate(1.0, 4.0)),
     ("learning rate too high", "conv", _CONV, *_rate(0.3, 1.0)),
     ("learning rate too high", "transformer", _PRE, *_rate(0.3, 3.0)),
-    ("learning rate too high", "rnn", HEALTHY["rnn"], *_rate(1.0, 3.0)),
+    ("learning rate too high", "rnn", HEALTHY["rnn"], *_rate(3.0, 10.0)),
     ("learning rate too low", "mlp", Recipe(depth=4), *_rate(3e-5, 1.5e-5)),
     ("learning rate too low", "conv", replace(_CONV, **_SLOW), *_rate(3e-4, 1e-4)),
     ("learning rate too low", "transformer", HEALTHY["transformer-post"], *_rate(5e-5, 5e-6)),

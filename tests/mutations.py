@@ -1514,6 +1514,12 @@ MUTATIONS = [
     ),
     Mutation(
         "companion/diagnosis.py",
+        "if findings and rule.fault in BY_EXCLUSION:",
+        "if findings and rule.fault in ():",
+        "tests/test_diagnosis.py::test_a_rate_is_blamed_only_where_nothing_is_upstream",
+    ),
+    Mutation(
+        "companion/diagnosis.py",
         "return min(margins)",
         "return max(margins)",
         "tests/test_diagnosis.py::test_margins_are_in_scales_of_the_weakest_condition",

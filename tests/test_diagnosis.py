@@ -142,19 +142,23 @@ def test_growing_through_time_is_named_too() -> None:
     ("first", "then"),
     [
         ("unscaled inputs", "saturated"),
-        ("unscaled inputs", "learning rate too high"),
         ("unscaled inputs", "dead units"),
         ("saturated", "exploding"),
         ("saturated", "vanishing"),
         ("dead units", "vanishing"),
-        ("exploding", "learning rate too high"),
-        ("vanishing", "learning rate too high"),
     ],
 )
 def test_what_is_upstream_comes_first(first: str, then: str) -> None:
     found = [finding.fault for finding in diagnose(ill(first, then)).findings]
     assert found[0] == first
     assert then in found
+
+
+@pytest.mark.parametrize("first", ["unscaled inputs", "exploding", "vanishing"])
+def test_a_rate_is_blamed_only_where_nothing_is_upstream(first: str) -> None:
+    found = [finding.fault for finding in diagnose(ill(first, "learning rate too high")).findings]
+    assert found[0] == first
+    assert not set(found) & set(diagnosis.BY_EXCLUSION)
 
 
 def test_exploding_comes_before_what_it_ends_in() -> None:
@@ -168,6 +172,15 @@ def test_a_rate_that_breaks_the_run_is_not_a_broken_input() -> None:
     assert diagnose(log).fault == "learning rate too high"
     assert diagnose(made(loss=broken(1))).fault == "not finite"
     assert diagnose(made(loss=broken(0))).fault == "not finite"
+
+
+def test_without_a_target_a_loss_that_hardly_fell_leaves_half_a_doubt() -> None:
+    level = made(loss=torch.full((STEPS,), 2.0, dtype=torch.float64))
+    found = diagnose(level)
+    assert (found.fault, found.confidence) == ("healthy", 0.5)
+    assert "target_loss" in found.summary
+    assert diagnose(level, target_loss=2.5).confidence == 1.0
+    assert diagnose(made()).confidence > 0.8
 
 
 def test_with_a_target_healthy_means_that_it_was_reached() -> None:
