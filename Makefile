@@ -22,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve screenshots lighthouse test test-kernels test-mutations test-colab bench outputs verdicts stamp clean
+.PHONY: help assignments book serve screenshots lighthouse test test-kernels test-mutations test-colab bench outputs verdicts stamp clean
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -47,8 +47,11 @@ $(VENV)/.book: $(VENV)/.created $(DECLARED)
 
 $(VENV)/.test: $(VENV)/.created $(DECLARED)
 	@echo "Installing the companion and what checks it into $(VENV) ..."
-	@$(PIP) --editable '.[book,test]'
-	@touch $@ $(VENV)/.book
+	@$(PIP) --editable '.[book,test,teach]'
+	@touch $@ $(VENV)/.book $(VENV)/.teach
+
+$(VENV)/.teach: $(VENV)/.test
+	@touch $@
 
 book: $(VENV)/.book ## build the book into _build/html
 	@$(BIN)/python book/_tools/verdicts.py --check
@@ -90,6 +93,9 @@ bench: $(VENV)/.test ## run the benchmarks in tests/benchmarks
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)
+
+assignments: $(VENV)/.teach ## build every assignment's student notebook beside its master, and all versions in _build
+	@$(BIN)/python -m companion.teach build --commit
 
 verdicts: $(VENV)/.book ## write book/verdicts.md from the chapters
 	@$(BIN)/python book/_tools/verdicts.py

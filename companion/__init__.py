@@ -24,6 +24,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.sequences` -- tasks that need memory, and a race to learn them
 * :mod:`companion.clipping` -- clipping by value, by norm, by group and adaptive, and what it did
 * :mod:`companion.cliffs` -- two losses whose gradients have no bound, and descent on them
+* :mod:`companion.checks` -- what the visible checks of an assignment call, and its own numbers
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "activations",
     "backprop",
+    "checks",
     "cliffs",
     "clipping",
     "data",
