@@ -1,5 +1,7 @@
 """Marking one submission: its code inside the sandbox, the tests outside, plain data between."""
 
+import builtins
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,6 +10,8 @@ from companion.teach.masters import Master, Test
 from companion.teach.plain import Missing
 from companion.teach.sandbox import Limits
 from companion.teach.session import NoAnswerError, Session, Zygote
+
+KNOWN_REASON = re.compile(r"it ran for more than [\d.]{1,9} s|it ended its process|it broke off")
 
 
 class Line(NamedTuple):
@@ -82,10 +86,21 @@ def _run(test: Test, session: Session, student_id: str) -> str:
             return "not answered"
         test.function(**arguments)
     except NoAnswerError as error:
-        # Its type only: the text is the submission's, and may tell what the test asked.
-        return f"no answer: {str(error).split(':')[0]}"
+        return _without_its_words(str(error))
     except AssertionError:
         return "not what is asked for"  # its message may hold the value that was expected
     except Exception as error:
         return f"the answer is of another kind than asked for ({type(error).__name__})"
     return ""
+
+
+def _without_its_words(error: str) -> str:
+    """Return what kept a submission from answering, without what it could tell of the test.
+
+    An error's text, and even its name, may have been made from what the test asked with.
+    """
+    if KNOWN_REASON.fullmatch(error):
+        return error
+    kind = error.partition(":")[0]
+    is_known = isinstance(getattr(builtins, kind, None), type)
+    return f"it raised {kind}" if is_known else "it raised an error, or gave no plain value"

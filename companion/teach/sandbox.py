@@ -30,7 +30,8 @@ MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x20, 0x1000, 0x4000, 0x40000
 MNT_DETACH = 2
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 1, 2
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 MOUNT_SETATTR = 442
 UNUSED = "/sys"  # a folder that every Linux has and no submission needs: the new root grows on it
@@ -207,7 +208,7 @@ def _limit(limits: Limits) -> None:
     """Set the limits that the system keeps for each process."""
     megabyte = 2**20
     for what, most in (
-        (resource.RLIMIT_DATA, limits.megabytes * megabyte),
+        (resource.RLIMIT_DATA, limits.megabytes * megabyte * 3 // 4),  # what all have is watched
         (resource.RLIMIT_FSIZE, SCRATCH_MB * megabyte),
         (resource.RLIMIT_NPROC, limits.processes),
         (resource.RLIMIT_NOFILE, 128),
@@ -252,6 +253,7 @@ def adopt_orphans() -> None:
 
 def reap() -> NoReturn:
     """Be the first process of a namespace: wait until no other is left, then end."""
+    _check(_libc().prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")  # nor can it be traced
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which the system keeps from a first process
     while True:
         try:

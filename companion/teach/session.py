@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import companion
-from companion.teach import plain, sandbox
+from companion.teach import plain
 from companion.teach.sandbox import Limits, NoSandboxError
 
 LONGEST_ANSWER = 24 * 2**20
@@ -38,7 +38,7 @@ class Zygote:
         root = str(Path(companion.__path__[0]).parent)
         environment = {
             "PATH": os.defpath,
-            "HOME": sandbox.SCRATCH,
+            "HOME": os.environ.get("HOME", "/"),
             "LANG": "C.UTF-8",
             "PYTHONPATH": root,
             "OMP_NUM_THREADS": "1",
@@ -47,6 +47,8 @@ class Zygote:
             "TQDM_DISABLE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+        if "MPLCONFIGDIR" in os.environ:
+            environment["MPLCONFIGDIR"] = os.environ["MPLCONFIGDIR"]
         self.process = subprocess.Popen(  # noqa: S603 - this Python, this package
             [sys.executable, "-m", "companion.teach.zygote", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -137,13 +139,11 @@ class Session:
                 part = self._talk.recv(2**20)
                 received += part
                 if not part or len(received) > LONGEST_ANSWER:
-                    raise NoAnswerError("the submission stopped answering")
+                    raise NoAnswerError("it broke off")
             answer = json.loads(received)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError):
             self._talk.close()
-            raise NoAnswerError(
-                f"the submission stopped answering ({type(error).__name__})"
-            ) from None
+            raise NoAnswerError("it broke off") from None
         except NoAnswerError:
             self._talk.close()
             raise
@@ -188,6 +188,7 @@ class Session:
             return
         self._talk.close()
         try:
+            self._watch.settimeout(60)
             self._watch.shutdown(socket.SHUT_WR)
             report = json.loads(self._watch.recv(2**16))
         except (OSError, ValueError):

@@ -11,10 +11,13 @@ import os
 import select
 import signal
 import socket
+import time
+from collections.abc import Callable
 from typing import Any
 
 from companion.teach import plain
 
+DONE, NO_MEMORY = b"1", b"0"
 LONGEST_REQUEST = 64 * 2**20
 
 
@@ -49,32 +52,74 @@ def _run_or_skip(
 ) -> None:
     """Run a cell in a fork, and return there; or here, as if it had not been, if it went wrong."""
     done, tell = os.pipe()
-    child = os.fork()
+    child = _fork(alone=alone)
     if child == 0:
-        os.setpgid(0, 0)
         os.close(done)
-        errors.append(_execute(source, namespace))
-        os.write(tell, b"1")
+        _in_this_process(lambda: errors.append(_execute(source, namespace)))
+        if (errors[-1] or "").startswith("MemoryError"):
+            os.write(tell, NO_MEMORY)  # what it holds would be missing to the cells after it
+            os._exit(1)
+        os.write(tell, DONE)
         os.close(tell)
         return
     os.close(tell)
-    in_time = bool(select.select([done], [], [], seconds)[0])
-    if in_time and os.read(done, 1):
-        os._exit(0)
-    os.close(done)
+    went_wrong = _wait(done, seconds)
+    if not went_wrong:
+        os._exit(0)  # the next cells run in the child
     _end(child, alone=alone)
-    errors.append("it ended its process" if in_time else f"it ran for more than {seconds:g} s")
+    errors.append(went_wrong)
+
+
+def _fork(*, alone: bool) -> int:
+    """Fork, into a group of its own; if there are too many processes, end those in the way."""
+    for _ in range(100):
+        try:
+            child = os.fork()
+        except BlockingIOError:
+            if alone:
+                _end_others()
+            time.sleep(0.01)
+            continue
+        if child == 0:
+            os.setpgid(0, 0)
+        return child
+    os._exit(1)
+
+
+def _end_others() -> None:
+    """End every process but this one; the first of the namespace cannot be ended from within."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in (1, os.getpid()):
+            with contextlib.suppress(OSError):
+                os.kill(int(name), signal.SIGKILL)
+
+
+def _in_this_process(action: Callable[[], None]) -> None:
+    """Do something that may fork, and go on in this process only."""
+    here = os.getpid()
+    action()
+    if os.getpid() != here:
+        os._exit(0)
+
+
+def _wait(done: int, seconds: float) -> str | None:
+    """Wait until a child says that it is done; return what happened instead."""
+    in_time = bool(select.select([done], [], [], seconds)[0])
+    if not in_time:
+        os.close(done)
+        return f"it ran for more than {seconds:g} s"
+    said = os.read(done, 1)
+    os.close(done)
+    return {DONE: None, NO_MEMORY: "it ran out of memory"}.get(said, "it ended its process")
 
 
 def _end(child: int, *, alone: bool) -> None:
     """End a process with all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         if alone:
             os.kill(-1, signal.SIGKILL)
         else:
             os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
 
@@ -100,21 +145,17 @@ def _answer_apart(
 ) -> None:
     """Answer in a fork, so that neither time nor changes made by one answer touch the next."""
     done, tell = os.pipe()
-    child = os.fork()
+    child = _fork(alone=alone)
     if child == 0:
-        os.setpgid(0, 0)
         os.close(done)
-        _send(connection, _answer(request, namespace))
-        os.write(tell, b"1")
+        _in_this_process(lambda: _send(connection, _answer(request, namespace)))
+        os.write(tell, DONE)
         os._exit(0)
     os.close(tell)
-    in_time = bool(select.select([done], [], [], request["seconds"])[0])
-    finished = in_time and bool(os.read(done, 1))
-    os.close(done)
+    went_wrong = _wait(done, request["seconds"])
     _end(child, alone=alone)
-    if not finished:
-        reason = "ended its process" if in_time else f"ran for more than {request['seconds']:g} s"
-        _send(connection, {"error": f"{request['name']} {reason}"})
+    if went_wrong:
+        _send(connection, {"error": went_wrong})
 
 
 def _answer(request: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:

@@ -9,30 +9,26 @@ from companion.teach.session import Session, Zygote
 
 
 @pytest.fixture(scope="session")
-def why_no_sandbox() -> str:
-    """Why no sandbox can be had here, or nothing."""
-    with Zygote() as zygote:
-        zygote.wait()
-        try:
-            with Session(zygote, [], Limits()):
-                return ""
-        except NoSandboxError as error:
-            return str(error)
-
-
-@pytest.fixture(scope="session")
-def zygote(why_no_sandbox: str) -> Iterator[Zygote]:
-    """One that makes sandboxes; the test is skipped where none can be had."""
-    if why_no_sandbox:
-        pytest.skip(why_no_sandbox)
+def any_zygote() -> Iterator[Zygote]:
+    """One for code that is trusted: it makes sandboxes where they can be had."""
     with Zygote() as started:
         started.wait()
+        try:
+            with Session(started, [], Limits()):
+                pass
+        except NoSandboxError:
+            started.safe = False
         yield started
 
 
 @pytest.fixture(scope="session")
-def any_zygote(why_no_sandbox: str) -> Iterator[Zygote]:
-    """One for code that is trusted: with sandboxes where they can be had."""
-    with Zygote(safe=not why_no_sandbox) as started:
-        started.wait()
-        yield started
+def zygote(any_zygote: Zygote) -> Zygote:
+    """One that makes sandboxes; the test is skipped where none can be had."""
+    if not any_zygote.safe:
+        with Zygote() as another:
+            another.wait()
+            try:
+                Session(another, [], Limits()).close()
+            except NoSandboxError as error:
+                pytest.skip(str(error))
+    return any_zygote
