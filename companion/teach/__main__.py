@@ -5,8 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from companion.teach import batch, build, masters, submissions
+from companion.teach import batch, build, export, feedback, masters, submissions
 from companion.teach.sandbox import Limits, NoSandboxError
+from companion.teach.session import Zygote
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSIGNMENTS = ROOT / "book" / "assignments"
@@ -42,20 +43,35 @@ def mark_command(options: argparse.Namespace) -> str:
         options.memory,
         Limits().processes,
     )
-    outcome = batch.mark_all(
-        masters.read(master_path(options.master)),
-        options.folder,
-        options.out,
-        jobs=options.jobs,
-        limits=limits,
-        safe=not options.unsafe,
-        roster=submissions.read_roster(options.roster) if options.roster else None,
-    )
+    with Zygote(safe=not options.unsafe) as zygote:
+        outcome = batch.mark_all(
+            masters.read(master_path(options.master)),
+            options.folder,
+            options.out,
+            zygote,
+            jobs=options.jobs,
+            limits=limits,
+            roster=submissions.read_roster(options.roster) if options.roster else None,
+        )
     noted = sum(bool(record["notes"]) for record in outcome.records)
     return (
         f"{len(outcome.records)} submissions in {options.out}, {outcome.resumed} of them marked "
         f"before, in {outcome.seconds:.0f} s. Look at the notes of {noted}."
     )
+
+
+def export_command(options: argparse.Namespace) -> str:
+    """Write the table that an LMS takes."""
+    columns = dict(pair.split("=", 1) for pair in options.column)
+    rows = export.export(options.marks, options.to, options.out, columns, options.title)
+    return f"{rows} students in {options.out}"
+
+
+def feedback_command(options: argparse.Namespace) -> str:
+    """Write a page for each student."""
+    master = masters.read(master_path(options.master))
+    pages = feedback.write_all(master, options.marks, options.out)
+    return f"{len(pages)} pages in {options.out}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -89,6 +105,28 @@ def parser() -> argparse.ArgumentParser:
         "--unsafe", action="store_true", help="without a sandbox: only for code that you trust"
     )
     one.set_defaults(run=mark_command)
+
+    one = commands.add_parser("export", help="the marks as an LMS takes them")
+    one.add_argument("marks", type=Path, help="the table that `mark` wrote")
+    one.add_argument("-t", "--to", choices=[*export.PRESETS, "plain"], default="plain")
+    one.add_argument(
+        "-o", "--out", type=Path, default=Path("export.csv"), help="the table to write"
+    )
+    one.add_argument("--title", default="Assignment", help="what the LMS calls the assignment")
+    one.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=FIELD",
+        help="one more column, from a column of the marks; repeat it for more",
+    )
+    one.set_defaults(run=export_command)
+
+    one = commands.add_parser("feedback", help="one page a student")
+    one.add_argument("marks", type=Path, help="the table that `mark` wrote")
+    one.add_argument("-a", "--assignment", dest="master", required=True, help="a master or chapter")
+    one.add_argument("-o", "--out", type=Path, default=Path("feedback"), help="the folder to write")
+    one.set_defaults(run=feedback_command)
     return top
 
 
@@ -100,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
         batch.ReferenceFailsError,
         NoSandboxError,
         submissions.CannotCollectError,
+        export.CannotExportError,
     )
     try:
         print(options.run(options))  # noqa: T201 - a command

@@ -45,10 +45,10 @@ def mark_all(
     master: Master,
     source: Path,
     table: Path,
+    zygote: Zygote,
     *,
     jobs: int,
     limits: Limits,
-    safe: bool = True,
     roster: list[dict[str, str]] | None = None,
 ) -> Outcome:
     """Mark what a folder or zip holds, and write a table with one row a submission.
@@ -60,14 +60,14 @@ def mark_all(
         master: whose tests to use.
         source: the folder or zip.
         table: the CSV to write.
+        zygote: what forks the submissions.
         jobs: how many to mark at a time.
         limits: for each submission.
-        safe: whether to insist on a sandbox.
         roster: rows with ``student_id``, and ``lms_id`` where the LMS has one.
 
     Raises:
         ReferenceFailsError: if the reference solution does not get full marks.
-        NoSandboxError: if no sandbox can be made and one is insisted on.
+        NoSandboxError: if no sandbox can be made and the zygote insists on one.
         CannotCollectError: if there is nothing to mark.
 
     """
@@ -77,11 +77,10 @@ def mark_all(
     todo = [submission for submission in found if journal.get(submission) is None]
     resumed = len(found) - len(todo)
     if todo:
-        with Zygote(safe=safe) as zygote:
-            zygote.wait()
-            check_reference(master, zygote, limits)
-            for submission, record in _each(master, todo, zygote, jobs, limits, roster):
-                journal.add(submission, record)
+        zygote.wait()
+        check_reference(master, zygote, limits)
+        for submission, record in _each(master, todo, zygote, jobs, limits, roster):
+            journal.add(submission, record)
     records = [journal.get(submission) for submission in found]
     _note_doubles(records)
     write_table(table, master, records)

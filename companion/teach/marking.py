@@ -66,7 +66,7 @@ def mark(
 
     """
     lines = []
-    with Session(zygote, cells, limits) as session:
+    with Session(zygote, master.with_given(cells), limits) as session:
         for question in master.questions.values():
             for test in question.tests:
                 reason = _run(test, session, student_id)

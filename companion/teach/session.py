@@ -33,7 +33,7 @@ class Zygote:
     """
 
     def __init__(self, *, safe: bool = True) -> None:
-        self.safe = safe
+        self.safe, self._ready = safe, False
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         root = str(Path(companion.__path__[0]).parent)
         environment = {
@@ -66,8 +66,9 @@ class Zygote:
             RuntimeError: if it could not.
 
         """
-        if self.control.recv(16) != b"ready":
+        if not self._ready and self.control.recv(16) != b"ready":
             raise RuntimeError("the process that runs submissions could not be started; see above")
+        self._ready = True
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +83,7 @@ class Session:
 
     Args:
         zygote: what to fork it from.
-        cells: its code.
+        cells: its code; with each cell, whether it is as everybody was given it, and so will end.
         limits: what it may use.
 
     Attributes:
@@ -95,7 +96,7 @@ class Session:
 
     """
 
-    def __init__(self, zygote: Zygote, cells: Sequence[str], limits: Limits) -> None:
+    def __init__(self, zygote: Zygote, cells: Sequence[tuple[str, bool]], limits: Limits) -> None:
         self.limits, self.errors, self.end, self.peak = limits, [], "", 0
         self._deadline = time.monotonic() + limits.seconds + PATIENCE
         self._known: dict[str, Any] = {}
@@ -110,7 +111,7 @@ class Session:
             socket.send_fds(zygote.control, [request], numbers)
         self._run(cells)
 
-    def _run(self, cells: Sequence[str]) -> None:
+    def _run(self, cells: Sequence[tuple[str, bool]]) -> None:
         most = self.limits.seconds + PATIENCE
         try:
             request = {"cells": list(cells), "cell_seconds": self.limits.cell_seconds}

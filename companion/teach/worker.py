@@ -12,11 +12,16 @@ import select
 import signal
 import socket
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 from companion.teach import plain
 
+PLAIN = (bool, int, float, str, type(None), type(...), types.FunctionType, Tensor)
+FEW = 1000
 DONE, NO_MEMORY = b"1", b"0"
 LONGEST_REQUEST = 64 * 2**20
 
@@ -33,41 +38,63 @@ def serve(connection: socket.socket, *, alone: bool) -> None:
     requests = connection.makefile("rb")
     first = json.loads(requests.readline(LONGEST_REQUEST))
     namespace: dict[str, Any] = {"__name__": "__main__", "display": lambda *_, **__: None}
-    errors: list[str | None] = []
+    errors: dict[int, str | None] = {}
     # The empty cell moves what follows out of reach of threads that the last cell started.
-    for source in [*first["cells"], ""]:
-        _run_or_skip(source, namespace, errors, first["cell_seconds"], alone=alone)
-    _send(connection, {"errors": errors[:-1]})
+    waiting: list[tuple[int, str]] = []
+    for number, (source, is_given) in enumerate([*first["cells"], ["", False]]):
+        waiting.append((number, source))
+        if not is_given:
+            waiting = _run_or_skip(waiting, namespace, errors, first["cell_seconds"], alone=alone)
+    _send(connection, {"errors": [errors[number] for number in range(len(first["cells"]))]})
     while line := requests.readline(LONGEST_REQUEST):
-        _answer_apart(connection, json.loads(line), namespace, alone=alone)
+        request = json.loads(line)
+        if "args" not in request and _is_plain(namespace.get(request["name"])):
+            _send(connection, _answer(request, namespace))
+        else:
+            _answer_apart(connection, request, namespace, alone=alone)
 
 
 def _run_or_skip(
-    source: str,
+    cells: list[tuple[int, str]],
     namespace: dict[str, Any],
-    errors: list[str | None],
+    errors: dict[int, str | None],
     seconds: float,
     *,
     alone: bool,
-) -> None:
-    """Run a cell in a fork, and return there; or here, as if it had not been, if it went wrong."""
+) -> list[tuple[int, str]]:
+    """Run a cell in a fork, and return there; or here, as if it had not been, if it went wrong.
+
+    Args:
+        cells: the cell, and before it the cells that everybody was given; they need no fork. Each
+            comes with its number.
+        namespace: what the cells share.
+        errors: what each cell raised, by its number; added to.
+        seconds: for the cell.
+        alone: see :func:`serve`.
+
+    Returns:
+        The cells to run with the next one: none, or those that were given if this one went wrong.
+
+    """
+    number = cells[-1][0]
     done, tell = os.pipe()
     child = _fork(alone=alone)
     if child == 0:
         os.close(done)
-        _in_this_process(lambda: errors.append(_execute(source, namespace)))
-        if (errors[-1] or "").startswith("MemoryError"):
+        _in_this_process(lambda: errors.update(_execute_all(cells, namespace)))
+        if (errors[number] or "").startswith("MemoryError"):
             os.write(tell, NO_MEMORY)  # what it holds would be missing to the cells after it
             os._exit(1)
         os.write(tell, DONE)
         os.close(tell)
-        return
+        return []
     os.close(tell)
     went_wrong = _wait(done, seconds)
     if not went_wrong:
         os._exit(0)  # the next cells run in the child
     _end(child, alone=alone)
-    errors.append(went_wrong)
+    errors[number] = went_wrong
+    return cells[:-1]
 
 
 def _fork(*, alone: bool) -> int:
@@ -124,6 +151,10 @@ def _end(child: int, *, alone: bool) -> None:
         os.waitpid(child, 0)
 
 
+def _execute_all(cells: list[tuple[int, str]], namespace: dict[str, Any]) -> dict[int, str | None]:
+    return {number: _execute(source, namespace) for number, source in cells}
+
+
 def _execute(source: str, namespace: dict[str, Any]) -> str | None:
     """Run a cell as a notebook would; return what it raised."""
     try:
@@ -156,6 +187,13 @@ def _answer_apart(
     _end(child, alone=alone)
     if went_wrong:
         _send(connection, {"error": went_wrong})
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether handing a value over runs no code of the submission's, so needs no fork."""
+    if type(value) in (list, tuple):
+        return len(value) < FEW and all(type(item) in PLAIN for item in value)
+    return type(value) in PLAIN
 
 
 def _answer(request: dict[str, Any], namespace: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ when its time is over, or when its memory is.
 """
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -177,6 +178,8 @@ def main() -> None:
     os.environ |= {"HOME": sandbox.SCRATCH, "MPLCONFIGDIR": sandbox.SCRATCH}
     control = socket.socket(fileno=int(sys.argv[1]))
     control.send(b"ready")
+    gc.collect()
+    gc.freeze()  # else each fork copies what the collector touches
     serve(control)
 
 

@@ -1,5 +1,6 @@
 """Submissions that attack the marking: each a cell, put into an otherwise honest notebook."""
 
+import json
 from typing import NamedTuple
 
 from companion.teach import notebooks
@@ -218,3 +219,9 @@ def cells(master: Master, attack: Attack, student_id: str) -> list[str]:
     honest = [cell for cell in honest if not cell.startswith("checks.report(")]
     where = honest.index(BLANK["leaky"])
     return [*honest[: where + 1], attack.code, *honest[where + 1 :]]
+
+
+def notebook(cells: list[str]) -> bytes:
+    """A notebook file with these code cells."""
+    made = [{"cell_type": "code", "source": source.splitlines(keepends=True)} for source in cells]
+    return json.dumps({"cells": made, "nbformat": 4, "nbformat_minor": 4}).encode()

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import os
 import stat
 import subprocess
@@ -20,16 +19,12 @@ from companion.teach import batch, marking, masters, notebooks
 from companion.teach.sandbox import Limits
 from companion.teach.session import Session, Zygote
 from teach import attacks
+from teach.attacks import notebook
 
 MASTER = masters.read(BOOK / "assignments" / "backprop" / "master.md")
-LIMITS = Limits(seconds=60, cell_seconds=4, call_seconds=4, megabytes=1024)
+LIMITS = Limits(seconds=60, cell_seconds=8, call_seconds=4, megabytes=1024)
 HONEST = 75  # what the questions are worth that the attackers answered
 EVERY_SIXTH = 6
-
-
-def notebook(cells: list[str]) -> bytes:
-    made = [{"cell_type": "code", "source": source.splitlines(keepends=True)} for source in cells]
-    return json.dumps({"cells": made, "nbformat": 4, "nbformat_minor": 4}).encode()
 
 
 def state() -> dict[str, object]:
@@ -61,7 +56,7 @@ def rows(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             honest = notebooks.with_id(MASTER.reference(), f"honest-{number}")
             (folder / f"honest-{number}.ipynb").write_bytes(notebook(honest))
     before, table = state(), folder.parent / "marks.csv"
-    batch.mark_all(MASTER, folder, table, jobs=2, limits=LIMITS)
+    batch.mark_all(MASTER, folder, table, zygote, jobs=2, limits=LIMITS)
     time.sleep(0.2)
     assert state() == before, "something was left behind"
     with table.open(newline="") as file:
@@ -83,13 +78,13 @@ def test_nobody_else_is_touched(rows: dict[str, dict[str, str]]) -> None:
 
 @pytest.mark.parametrize("name", attacks.CONTAINED)
 def test_an_attack_gets_hold_of_nothing(name: str, zygote: Zygote) -> None:
-    with Session(zygote, [attacks.ATTACKS[name].code], Limits()) as session:
+    with Session(zygote, [(attacks.ATTACKS[name].code, False)], Limits()) as session:
         assert session.errors == [None]
 
 
 def test_memory_of_many_processes_is_one_memory(zygote: Zygote) -> None:
     code = attacks.ATTACKS["memory-bomb-of-many"].code
-    with Session(zygote, [code], Limits(seconds=60, megabytes=1024)) as session:
+    with Session(zygote, [(code, False)], Limits(seconds=60, megabytes=1024)) as session:
         session.close()
     assert session.end == "memory"
 
@@ -115,7 +110,7 @@ def test_plain_values_arrive_as_they_were(zygote: Zygote) -> None:
         "values = [1, 2.5, True, 'a', None, torch.arange(6.).reshape(2, 3).T, numpy.float32(0.5),"
         " {'k': [1]}, torch.ones(2, dtype=torch.bfloat16), torch.zeros(0, 3), 1j * torch.ones(1)]"
     )
-    with Session(zygote, [code], LIMITS) as session:
+    with Session(zygote, [(code, False)], LIMITS) as session:
         got = session.answer("values")
         echoed = session.answer("f")(torch.ones(2), 3, key="x")
     assert got[:4] == [1, 2.5, True, "a"]
@@ -134,7 +129,7 @@ def test_a_submission_does_not_see_another(zygote: Zygote) -> None:
         zygote, ["open('/tmp/mine', 'w').write('x')\nimport torch\ntorch.seen = 1"], LIMITS
     ):
         look = "import os, torch\nseen = os.path.exists('/tmp/mine') or hasattr(torch, 'seen')"
-        with Session(zygote, [look], LIMITS) as session:
+        with Session(zygote, [(look, False)], LIMITS) as session:
             assert session.answer("seen") is False
 
 
@@ -168,7 +163,7 @@ def test_tricks_in_a_zip_are_refused_and_the_rest_is_marked(zygote: Zygote, tmp_
     trick_zip(tmp_path / "in.zip")
     before = sorted(tmp_path.parent.rglob("*"))
     records = batch.mark_all(
-        MASTER, tmp_path / "in.zip", tmp_path / "marks.csv", jobs=2, limits=LIMITS
+        MASTER, tmp_path / "in.zip", tmp_path / "marks.csv", zygote, jobs=2, limits=LIMITS
     ).records
     assert {path.name for path in {*tmp_path.parent.rglob("*")} - {*before}} == {
         "marks.csv",
@@ -194,7 +189,7 @@ def test_links_in_a_folder_are_refused(tmp_path: Path, any_zygote: Zygote) -> No
     (folder / "root").symlink_to("/")
     os.mkfifo(folder / "pipe.ipynb")
     records = batch.mark_all(
-        MASTER, folder, tmp_path / "marks.csv", jobs=1, limits=LIMITS, safe=any_zygote.safe
+        MASTER, folder, tmp_path / "marks.csv", any_zygote, jobs=1, limits=LIMITS
     ).records
     assert [record["notes"][0] for record in records] == [
         "it is a link, not a file",
