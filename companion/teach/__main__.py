@@ -43,15 +43,17 @@ def mark_command(options: argparse.Namespace) -> str:
         options.memory,
         Limits().processes,
     )
+    master = masters.read(master_path(options.master))
+    roster = submissions.read_roster(options.roster) if options.roster else None
     with Zygote(safe=not options.unsafe) as zygote:
         outcome = batch.mark_all(
-            masters.read(master_path(options.master)),
+            master,
             options.folder,
             options.out,
             zygote,
             jobs=options.jobs,
             limits=limits,
-            roster=submissions.read_roster(options.roster) if options.roster else None,
+            roster=roster,
         )
     noted = sum(bool(record["notes"]) for record in outcome.records)
     return (

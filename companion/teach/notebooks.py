@@ -22,9 +22,9 @@ def code_cells(content: bytes) -> list[str]:
         NotANotebookError: if it is not a notebook.
 
     Example:
-        >>> cell = {"cell_type": "code", "source": ["import torch\\n", "%pip install x"]}
+        >>> cell = {"cell_type": "code", "source": ["import torch\n", "%pip install x"]}
         >>> code_cells(json.dumps({"cells": [cell]}).encode())
-        ['import torch\\npass']
+        ['import torch\npass']
 
     """
     try:
@@ -55,8 +55,8 @@ def without_magics(source: str) -> str:
     r"""Return a cell without what only Jupyter understands: lines with ``%``, ``!`` or ``?``.
 
     Example:
-        >>> without_magics("if True:\\n    !pip install torch\\nx = 1")
-        'if True:\\n    pass\\nx = 1'
+        >>> without_magics("if True:\n    !pip install torch\nx = 1")
+        'if True:\n    pass\nx = 1'
 
     """
     if parses(source):

@@ -94,8 +94,10 @@ def _encode_array(value: Tensor | np.ndarray | np.generic) -> dict[str, Any]:
         array = value if is_tensor else torch.from_numpy(np.array(value))
     except TypeError:
         raise NotPlainError(f"an array of {value.dtype} cannot be handed over") from None
+    if array.layout != torch.strided:
+        raise NotPlainError(f"an array in the layout {array.layout} cannot be handed over")
     array = array.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    if array.layout != torch.strided or str(array.dtype).removeprefix("torch.") not in DTYPES:
+    if str(array.dtype).removeprefix("torch.") not in DTYPES:
         raise NotPlainError(f"an array of {array.dtype} cannot be handed over")
     if array.numel() * array.element_size() > MOST_BYTES:
         raise NotPlainError("an array is too large to hand over")

@@ -15,7 +15,7 @@ LARGEST = 20 * 2**20  # bytes of one notebook
 MOST_FILES = 5000
 CANVAS = re.compile(r"^(?P<name>[^_]+)_(?:LATE_)?(?P<lms_id>\d+)_\d+_(?P<file>.+)$")
 MOODLE = re.compile(r"^(?P<name>.+?)_(?P<lms_id>\d+)_assignsubmission_file_?(?P<file>.*)$")
-NOT_HANDED_IN = ("__MACOSX", ".ipynb_checkpoints")
+NOT_HANDED_IN = ("__MACOSX", ".ipynb_checkpoints", ".DS_Store")
 
 
 class CannotCollectError(Exception):
@@ -46,10 +46,10 @@ class Submission:
                     return {"name": found["name"], "lms_id": found["lms_id"]}
         return {"name": "", "lms_id": ""}
 
-    @property
-    def words(self) -> set[str]:
-        """The words of the file's name, in lower case, in which a student's id may be."""
-        return set(re.split(r"[^a-z0-9@.-]+|(?<=\w)\.(?=ipynb)", self.file.lower()))
+    def names(self, student_id: str) -> bool:
+        """Return whether a student's id is in the file's name, as a word of its own."""
+        word = rf"(?<![a-z0-9]){re.escape(student_id.lower())}(?![a-z0-9])"
+        return bool(student_id) and re.search(word, self.file.lower()) is not None
 
 
 def collect(source: Path) -> list[Submission]:
@@ -72,7 +72,7 @@ def collect(source: Path) -> list[Submission]:
 
 def _is_noise(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return any(part in NOT_HANDED_IN or part.startswith(".") for part in parts if part != "..")
+    return any(part in NOT_HANDED_IN or part.startswith("._") for part in parts)
 
 
 def _from_folder(folder: Path) -> Iterator[Submission]:
@@ -159,12 +159,13 @@ def whose(
     """
     said = declared or ""
     if roster is None:
-        known = bool(said) and said.lower() in submission.words
-        return said, "" if known else "no roster: the id is the notebook's own word"
+        return said, "" if submission.names(
+            said
+        ) else "no roster: the id is the notebook's own word"
     lms_id = submission.sender["lms_id"]
     for row in roster:
         by_lms = lms_id and row.get("lms_id") == lms_id
-        if by_lms or row["student_id"].lower() in submission.words:
+        if by_lms or submission.names(row["student_id"]):
             student = row["student_id"]
             agrees = said.lower() == student.lower()
             return student, "" if agrees else f"the notebook declares the id {said or 'nothing'!r}"
