@@ -94,7 +94,7 @@ bench: $(VENV)/.test ## run the benchmarks in tests/benchmarks
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)
 
-assignments: $(VENV)/.teach ## build every assignment's student notebook beside its master, and all versions in _build
+assignments: $(VENV)/.teach ## build each assignment for students, beside its master
 	@$(BIN)/python -m companion.teach build --commit
 
 verdicts: $(VENV)/.book ## write book/verdicts.md from the chapters

@@ -43,6 +43,8 @@ def mark_command(options: argparse.Namespace) -> str:
         options.memory,
         Limits().processes,
     )
+    if sys.platform != "linux":
+        raise NoSandboxError(f"marking needs Linux, this is {sys.platform}: use a container")
     master = masters.read(master_path(options.master))
     roster = submissions.read_roster(options.roster) if options.roster else None
     with Zygote(safe=not options.unsafe) as zygote:

@@ -74,7 +74,7 @@ def mark_all(
     start = time.monotonic()
     found = submissions.collect(source)
     journal = Journal(table.with_suffix(".jsonl"), f"{master.digest} {list(limits)} {roster}")
-    todo = [submission for submission in found if journal.get(submission) is None]
+    todo = [one for one in found if (journal.get(one) or {"failed": True})["failed"]]
     resumed = len(found) - len(todo)
     if todo:
         zygote.wait()
@@ -142,6 +142,7 @@ def mark_one(
         "lines": [],
         "errors": [],
         "peak": 0,
+        "failed": False,
     }
     if not submission.problem:
         try:
@@ -152,8 +153,9 @@ def mark_one(
         except NoSandboxError:
             raise
         except Exception as error:
+            record["failed"] = True
             record["notes"].append(
-                f"marking failed, mark it by hand: {type(error).__name__}: {error}"
+                f"marking failed, mark it again: {type(error).__name__}: {error}"
             )
     record["seconds"] = round(time.monotonic() - start, 2)
     return record
@@ -170,7 +172,11 @@ def _fill(
 ) -> None:
     declared = notebooks.declared_id(cells)
     record["student_id"], note = submissions.whose(submission, declared, roster)
+    if declared is not None and declared == notebooks.declared_id(master.reference()):
+        record["notes"].append("student_id was left as it was given")
     marks = marking.mark(master, cells, record["student_id"], zygote, limits)
+    if marks.end == "lost":
+        raise RuntimeError("the process that watched it is gone")
     record["lines"] = [line._asdict() for line in marks.lines]
     record["errors"], record["peak"] = marks.errors, marks.peak
     stopped = {

@@ -56,6 +56,7 @@ class Zygote:
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            start_new_session=True,  # an interruption at the terminal is not for submissions
         )
         theirs.close()
 

@@ -156,6 +156,7 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "in"
     made.mkdir()
     (made / "right-s1.ipynb").write_bytes(notebook(cells("s1")))
+    (made / "left-s0.ipynb").write_bytes(notebook(cells("s0")))
     (made / "half-s22.ipynb").write_bytes(notebook(cells("s22", double="4")))
     (made / "copied-s333.ipynb").write_bytes(notebook(cells("s1", own="2")))
     (made / "report.pdf").write_bytes(b"%PDF")
@@ -169,10 +170,12 @@ def test_there_is_one_row_a_submission(
     table = {row["file"]: row for row in rows(folder.parent / "marks.csv")}
     assert {file: (row["total"], row["double"], row["own"]) for file, row in table.items()} == {
         "right-s1.ipynb": ("100", "70", "30"),
+        "left-s0.ipynb": ("100", "70", "30"),
         "half-s22.ipynb": ("70", "40", "30"),
         "copied-s333.ipynb": ("100", "70", "30"),
         "report.pdf": ("0", "0", "0"),
     }
+    assert table["left-s0.ipynb"]["notes"] == "student_id was left as it was given"
     assert "own word" in table["copied-s333.ipynb"]["notes"]
     assert "2 files have this id" in table["right-s1.ipynb"]["notes"]
     assert "not a notebook" in table["report.pdf"]["notes"]
@@ -210,14 +213,34 @@ def test_it_goes_on_where_it_was_interrupted(
         journal.write('{"key": "cut o')
     monkeypatch.setattr(batch, "mark_one", honest)
     outcome = mark_all(small, folder, any_zygote)
-    assert (len(outcome.records), outcome.resumed) == (4, 2)
+    assert (len(outcome.records), outcome.resumed) == (5, 2)
     (folder / "right-s1.ipynb").write_bytes(notebook(cells("s1", double="0")))
     outcome = mark_all(small, folder, any_zygote)
-    assert (len(outcome.records), outcome.resumed) == (4, 3)
+    assert (len(outcome.records), outcome.resumed) == (5, 4)
     assert {row["file"]: row["total"] for row in rows(table)}["right-s1.ipynb"] == "30"
     small.path.write_text(SMALL.replace("== 1\n", "== 2\n").replace("2 * x", "4 if x > 1 else 2"))
     changed = masters.read(small.path)
     assert mark_all(changed, folder, any_zygote).resumed == 0
+
+
+def test_what_could_not_be_marked_is_marked_the_next_time(
+    small: masters.Master, folder: Path, any_zygote: Zygote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = marking.mark
+
+    def fail(master: masters.Master, code: list[str], student_id: str, *more: object) -> object:
+        if student_id == "s22":
+            raise OSError("the machine is out of order")
+        return honest(master, code, student_id, *more)
+
+    monkeypatch.setattr(marking, "mark", fail)
+    mark_all(small, folder, any_zygote)
+    (row,) = [row for row in rows(folder.parent / "marks.csv") if row["student_id"] == "s22"]
+    assert "marking failed, mark it again: OSError: the machine is out of order" in row["notes"]
+    monkeypatch.setattr(marking, "mark", honest)
+    assert mark_all(small, folder, any_zygote).resumed == 4
+    (row,) = [row for row in rows(folder.parent / "marks.csv") if row["student_id"] == "s22"]
+    assert (row["total"], row["notes"]) == ("70", "")
 
 
 def test_nothing_is_marked_unless_the_reference_gets_full_marks(
@@ -332,7 +355,7 @@ def test_feedback_says_what_was_asked_and_nothing_of_the_tests(
     (folder / "..evil <b>.ipynb").write_bytes(notebook([*evil, "raise ValueError('<i>')"]))
     mark_all(small, folder, any_zygote)
     pages = feedback.write_all(small, folder.parent / "marks.csv", folder.parent / "pages")
-    assert len(pages) == 5
+    assert len(pages) == 6
     text = {path.name: path.read_text(encoding="utf-8") for path in pages}
     assert all("assert" not in page and "test_" not in page for page in text.values())
     (half,) = [page for name, page in text.items() if name.endswith("s22.html")]
