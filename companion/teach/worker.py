@@ -45,7 +45,7 @@ def serve(connection: socket.socket, *, alone: bool) -> None:
         waiting.append((number, source))
         if not is_given:
             waiting = _run_or_skip(waiting, namespace, errors, first["cell_seconds"], alone=alone)
-    _send(connection, {"errors": [errors[number] for number in range(len(first["cells"]))]})
+    _send(connection, {"errors": [errors.get(number) for number in range(len(first["cells"]))]})
     while line := requests.readline(LONGEST_REQUEST):
         request = json.loads(line)
         if "args" not in request and _is_plain(namespace.get(request["name"])):
