@@ -22,7 +22,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: calibration help book serve screenshots lighthouse test test-kernels test-mutations test-colab bench outputs verdicts stamp clean
+.PHONY: help assignments bench book calibration clean lighthouse outputs screenshots serve stamp test test-colab \
+	test-kernels test-mutations verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -47,8 +48,11 @@ $(VENV)/.book: $(VENV)/.created $(DECLARED)
 
 $(VENV)/.test: $(VENV)/.created $(DECLARED)
 	@echo "Installing the companion and what checks it into $(VENV) ..."
-	@$(PIP) --editable '.[book,test]'
-	@touch $@ $(VENV)/.book
+	@$(PIP) --editable '.[book,test,teach]'
+	@touch $@ $(VENV)/.book $(VENV)/.teach
+
+$(VENV)/.teach: $(VENV)/.test
+	@touch $@
 
 book: $(VENV)/.book ## build the book into _build/html
 	@$(BIN)/python book/_tools/verdicts.py --check
@@ -104,6 +108,9 @@ calibration: $(VENV)/.test ## try the diagnosis on the whole zoo, and mend what 
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)
+
+assignments: $(VENV)/.teach ## build each assignment for students, beside its master
+	@$(BIN)/python -m companion.teach build --commit
 
 verdicts: $(VENV)/.book ## write book/verdicts.md from the chapters
 	@$(BIN)/python book/_tools/verdicts.py

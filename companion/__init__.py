@@ -32,6 +32,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.evidence` -- what that log says in a few numbers
 * :mod:`companion.diagnosis` -- from those numbers to a named fault, and what to try
 * :mod:`companion.zoo` -- healthy networks and planted faults, to try a diagnosis on
+* :mod:`companion.checks` -- what the visible checks of an assignment call, and its own numbers
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "activations",
     "backprop",
+    "checks",
     "cliffs",
     "clipping",
     "data",

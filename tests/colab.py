@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import outputs
 import pytest
-from chapters import BOOK, ROOT, chapter_files
+from chapters import BOOK, ROOT, assignment_files, chapter_files
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from stamp import configured
@@ -146,6 +146,12 @@ def test_the_chapter_installs_the_companion_and_prints_what_is_stored(
     (added,) = after - before
     assert added.startswith(f"gradients-at-depth @ git+{configured().url}@")
     assert texts(notebook) == stored
+
+
+@pytest.mark.parametrize("path", assignment_files(), ids=lambda path: path.stem)
+def test_the_assignment_runs_from_end_to_end(path: Path, python: Path, tmp_path: Path) -> None:
+    run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "gradients-at-depth")
+    execute(nbformat.read(path, as_version=4), tmp_path)
 
 
 def test_the_first_cell_is_quick(installs: list[float]) -> None:

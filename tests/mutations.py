@@ -1548,6 +1548,72 @@ MUTATIONS = [
         "            pass\n",
         "tests/test_zoo.py::test_gradients_pass_through_float16_where_they_are_told_to",
     ),
+    Mutation(
+        "companion/teach/plain.py",
+        "return float.__float__(value)",
+        "return float(value)",
+        "tests/teach/test_plain.py::test_a_lying_number_becomes_a_number",
+    ),
+    Mutation(
+        "companion/teach/plain.py",
+        "len(raw) != math.prod(shape) * dtype.itemsize or ",
+        "",
+        "tests/teach/test_plain.py::test_data_of_another_form_are_refused",
+    ),
+    Mutation(
+        "companion/teach/notebooks.py",
+        "    if parses(source):\n        return source\n",
+        "",
+        "tests/teach/test_batch.py::test_only_what_jupyter_alone_understands_is_dropped",
+    ),
+    Mutation(
+        "companion/teach/submissions.py",
+        'student = row["student_id"]',
+        "student = said",
+        "tests/teach/test_batch.py::test_whose_it_is_does_not_rest_on_the_notebook_alone",
+    ),
+    Mutation(
+        "companion/teach/batch.py",
+        'if record.get("basis") == self.basis:',
+        "if record:",
+        "tests/teach/test_batch.py::test_a_broken_journal_line_is_marked_again",
+    ),
+    Mutation(
+        "companion/teach/batch.py",
+        """ else "\\n") + json.dumps(record)""",
+        """ else "") + json.dumps(record)""",
+        "tests/teach/test_batch.py::test_a_broken_journal_line_is_marked_again",
+    ),
+    Mutation(
+        "companion/teach/marking.py",
+        'student_id if name == "student_id" else session.answer(name)',
+        "session.answer(name)",
+        "tests/teach/test_batch.py::test_with_a_roster_a_borrowed_number_earns_nothing",
+    ),
+    Mutation(
+        "companion/teach/feedback.py",
+        "<pre>{escape(error)}</pre>",
+        "<pre>{error}</pre>",
+        "tests/teach/test_batch.py::test_feedback_says_what_was_asked_and_nothing_of_the_tests",
+    ),
+    Mutation(
+        "companion/teach/export.py",
+        'float(row["total"]) > float(best',
+        'float(row["total"]) < float(best',
+        "tests/teach/test_batch.py::test_exports_have_the_columns_of_each_lms",
+    ),
+    Mutation(
+        "companion/checks.py",
+        'PASSED = "visible checks passed"',
+        'PASSED = "all tests passed"',
+        "tests/test_checks.py::test_a_report_never_says_that_all_is_right",
+    ),
+    Mutation(
+        "companion/checks.py",
+        "student_id.strip().lower()",
+        "student_id.strip()",
+        "tests/test_checks.py::test_a_students_numbers_are_their_own_and_stay_so",
+    ),
 ]
 
 

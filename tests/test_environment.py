@@ -83,7 +83,7 @@ def test_conda_installs_the_same_through_pip() -> None:
     options = " ".join(pip)
     assert "--constraint constraints.txt" in options
     (extras,) = re.findall(r"--editable \.\[([\w,]+)\]", options)
-    assert set(extras.split(",")) == {"book", "test"}
+    assert set(extras.split(",")) == {"book", "test", "teach"}
     assert len(pip) == 2
 
 

@@ -43,6 +43,11 @@ def chapter_files(book: Path = BOOK) -> list[Path]:
     return [path for path in toc_files(book) if path.suffix == ".ipynb" and path.is_file()]
 
 
+def assignment_files(book: Path = BOOK) -> list[Path]:
+    """Return the assignments' notebooks as students get them."""
+    return sorted(book.glob("assignments/*/*-assignment.ipynb"))
+
+
 def read(path: Path) -> Notebook:
     """Return a notebook with every cell's source and every text output joined to one string."""
     notebook = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
 """Write the course's address and release everywhere they appear.
 
 `make stamp REPOSITORY=https://github.com/you/name RELEASE=v1.0` sets both in `_config.yml`, the
-one place where they are kept, and from there in the chapters, README.md, CITATION.cff,
-pyproject.toml and the companion's `__version__`. Without the two it writes again what
-`_config.yml` says. Whatever else the files hold stays as it is.
+one place where they are kept, and from there in the chapters and assignments, README.md,
+CITATION.cff, pyproject.toml and the companion's `__version__`. Without the two it writes again
+what `_config.yml` says. Whatever else the files hold stays as it is.
 
 Links to Colab and Binder name the release's tag and not a branch: the notebook that opens is then
 the one that was checked with the companion that its first cell installs, and stays so when the
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
-from chapters import ROOT, chapter_files, config, toc_files
+from chapters import ROOT, assignment_files, chapter_files, config, toc_files
 from install_cell import stamp as stamp_install_cell
 
 OWNER_AND_NAME = r"[\w.-]+/[\w.-]+"
@@ -129,7 +129,8 @@ def stamped(new: Published, root: Path = ROOT) -> dict[Path, str]:
         root / "companion/__init__.py": lambda text: put(text, '^__version__ = "', new.version),
     }
     edits |= dict.fromkeys([root / "README.md", *pages], lambda text: relink(text, old, new))
-    edits |= dict.fromkeys(chapter_files(root / "book"), lambda text: notebook_text(text, old, new))
+    notebooks = [*chapter_files(root / "book"), *assignment_files(root / "book")]
+    edits |= dict.fromkeys(notebooks, lambda text: notebook_text(text, old, new))
     texts = {}
     for path, edit in edits.items():
         try:

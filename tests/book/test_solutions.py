@@ -1,0 +1,47 @@
+"""The built site and its sources hold no solution of an assignment, and no test of one."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from chapters import BOOK, chapter_files, read
+
+from companion.teach import masters
+from companion.teach.masters import Master
+
+MASTERS = [masters.read(path) for path in masters.find(BOOK / "assignments")]
+
+
+def secrets(master: Master) -> set[str]:
+    """Lines of an assignment's solutions that no chapter has, and the names of its tests."""
+    chapters = "".join(cell["source"] for path in chapter_files() for cell in read(path)["cells"])
+    lines = {
+        line.strip()
+        for cell in master.cells
+        if cell.place == "solution"
+        for line in cell.source.splitlines()
+        if "SOLUTION" not in line
+    }
+    marked = {
+        line.removesuffix("# SOLUTION").strip()
+        for cell in master.cells
+        for line in cell.source.splitlines()
+        if line.endswith("# SOLUTION")
+    }
+    tests = {test.name for question in master.questions.values() for test in question.tests}
+    telling = {line for line in lines | marked if len(line) > 25 and line not in chapters}
+    return telling | {f"def {name}(" for name in tests}
+
+
+@pytest.mark.parametrize("master", MASTERS, ids=[master.chapter for master in MASTERS])
+def test_no_solution_is_on_the_site(master: Master, site: Path) -> None:
+    looked_for = secrets(master)
+    assert len(looked_for) > 8
+    files = [path for path in site.parents[1].rglob("*") if path.is_file()]
+    assert any(path.name == "searchindex.js" for path in files)
+    for path in files:
+        assert not zipfile.is_zipfile(path), path
+        content = path.read_bytes().decode("utf-8", "replace").replace('\\"', '"')
+        found = [line for line in looked_for if line in content]
+        assert not found, f"{path.relative_to(site)}: {found}"
+    assert not [path for path in files if "assignments" in path.parts or path.stem == "master"]
