@@ -75,7 +75,7 @@ def shape_of(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape
     return Shape(name, slope.abs().max().item(), None, call, signed=bool((slope < 0).any()))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Kept:
     """Examples of what a layer returned, until they are summed up.
 
@@ -220,20 +220,16 @@ def alike(tensors: list[Tensor]) -> bool:
 
 def read(values: list[Tensor]) -> list[float]:
     """Return 0-d tensors as numbers, in one transfer where they are on one device."""
+    return fetch(values).tolist()
+
+
+def fetch(values: list[Tensor]) -> Tensor:
+    """Return 0-d tensors as one of float64 on the CPU, in one transfer where they are alike."""
     if not values:
-        return []
+        return torch.empty(0, dtype=torch.float64)
     if not alike(values):
         values = [value.to("cpu", torch.float64) for value in values]
-    return torch.stack(values).tolist()
-
-
-def read_all(vectors: list[Tensor]) -> list[float]:
-    """Return the entries of all tensors as numbers, one tensor after another."""
-    if not vectors:
-        return []
-    if not alike(vectors):
-        vectors = [vector.to("cpu", torch.float64) for vector in vectors]
-    return torch.cat([vector.reshape(-1) for vector in vectors]).tolist()
+    return torch.stack(values).to("cpu", torch.float64)
 
 
 def reduce(ledger: Ledger, group: object) -> None:
