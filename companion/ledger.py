@@ -21,7 +21,7 @@ NARROW = (torch.float16, torch.bfloat16)
 
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor detached, and in a type in which sums can be trusted."""
-    tensor = tensor.detach()
+    tensor = tensor.detach() if tensor.requires_grad else tensor
     return tensor.float() if tensor.dtype in NARROW else tensor
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from companion._checks import positive_integer
-from companion.ledger import read, reduce
+from companion.ledger import fetch, read, reduce, wide
 from companion.log import Layer, Log
-from companion.summary import Norms, Summary, dense, summarize, times, underflow
+from companion.summary import Blocks, Summary, dense, summarize, times, underflow
 from companion.watching import POSITIONS, Seen, Watch
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ class GradientMonitor:
         self._row = _Row(-1)
         self._inside = False
         self._handles: list[RemovableHandle] = []
-        self._before: list[Tensor] = []
+        self._before = Blocks([])
+        self._fits: list[tuple] = []  # what the blocks were made for
         self._parameters: list[nn.Parameter] = []
         self._heralds: list[nn.Parameter] = []
         self._begun = self._queued = False
@@ -211,11 +212,12 @@ class GradientMonitor:
         if self.gradients_only:
             return
         with torch.no_grad():
-            self._row.weights = Norms([p.detach() for p in self._parameters])
-            learning = [p.detach() for p in self._parameters if p.requires_grad]
-            if not _fit(self._before, learning):
-                self._before = [torch.empty_like(p) for p in learning]
-            torch._foreach_copy_(self._before, learning)
+            fits = [(p.shape, p.dtype, p.device, p.requires_grad) for p in self._parameters]
+            learning = [p for p in self._parameters if p.requires_grad]
+            if fits != self._fits:
+                self._before, self._fits = Blocks(learning), fits
+            self._before.copy(learning)
+            self._row.weights = self._before.norms()
 
     def _arrived(self, _parameter: Tensor) -> None:
         """Ask to be called when this backward pass is over, and the processes are reduced."""
@@ -229,24 +231,28 @@ class GradientMonitor:
         self._queued = False
         if self._row.step < 0:
             return
-        row, parameters = self._row, self._parameters
-        found = [(i, dense(p.grad)) for i, p in enumerate(parameters) if p.grad is not None]
-        gradients = [gradient for _, gradient in found]
-        numbers = Norms(gradients).numbers()
-        row.non_finite = 0
+        row = self._row
         if self._scaler is not None:
             row.scale = self._scaler.get_scale()
-        row.gradients = [math.nan] * len(parameters)
-        row.total_norm = 0.0
-        for (i, gradient), number in zip(found, numbers, strict=True):
-            if not 1e-15 < number < 1e15:  # squares may have been lost, or there is no number
-                number = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
-                if not math.isfinite(number):
-                    row.non_finite += int((~gradient.isfinite()).sum())
-            row.gradients[i] = number / row.scale
-            row.total_norm = math.hypot(row.total_norm, row.gradients[i])
+        gradients = [p.grad for p in self._parameters]
+        there = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        entries = [dense(gradients[i]) for i in there]
+        norms = fetch(list(torch._foreach_norm([wide(entry) for entry in entries])))
+        row.non_finite = 0
+        # Squares may have been lost, or there is no number.
+        for k in (~((norms > 1e-15) & (norms < 1e15))).nonzero().flatten().tolist():
+            norms[k] = torch.linalg.vector_norm(entries[k], dtype=torch.float64)
+            if not norms[k].isfinite():
+                row.non_finite += int((~entries[k].isfinite()).sum())
+        row.parameters["gradient_norms"] = self._nothing().index_copy(
+            0, torch.tensor(there), norms / row.scale
+        )
+        row.total_norm = (norms.norm() / row.scale).item()
         if not self.gradients_only:
-            row.underflow = underflow(gradients)
+            row.underflow = underflow(_by_shape(entries))
+
+    def _nothing(self) -> Tensor:
+        return torch.full((len(self._parameters),), math.nan, dtype=torch.float64)
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -255,14 +261,15 @@ class GradientMonitor:
         watch.settle()
         parameters = self._parameters
         if self._begun and not self.gradients_only:
-            learning = [i for i, p in enumerate(parameters) if p.requires_grad]
-            torch._foreach_sub_(self._before, [parameters[i].detach() for i in learning])
-            row.parameters["weight_norms"] = row.weights.numbers()
-            updates = [math.nan] * len(parameters)
-            for i, number in zip(learning, Norms(self._before).numbers(), strict=True):
-                updates[i] = number
-            row.parameters["update_norms"] = updates
-            row.weights = None
+            learns = torch.tensor([p.requires_grad for p in parameters])
+            self._before.subtract([p for p in parameters if p.requires_grad])
+            weights, updates = self._nothing(), self._nothing()
+            weights[learns] = self._before.in_order(row.weights)
+            updates[learns] = self._before.in_order(self._before.norms())
+            frozen = [wide(p) for p in parameters if not p.requires_grad]
+            weights[~learns] = fetch(list(torch._foreach_norm(frozen)) if frozen else [])
+            row.parameters |= {"weight_norms": weights, "update_norms": updates}
+            row.weights = []
         group = _group(self.model)
         if group is not None:
             reduce(watch.ledger, group)
@@ -292,22 +299,11 @@ class GradientMonitor:
         order, rows = self._watch.order, self._rows
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
         columns = {
-            field: _table(
-                [
-                    [row.summary.layers.get((field, i), math.nan) for i in range(len(order))]
-                    for row in rows
-                ],
-                len(order),
-            )
-            for field in _PER_LAYER
+            f: _table([row.summary.layers.get(f) for row in rows], len(order)) for f in _PER_LAYER
         }
-        columns["gradient_norms"] = _table(
-            [row.gradients or [math.nan] * len(names) for row in rows], len(names)
-        )
-        for field in ("weight_norms", "update_norms"):
-            columns[field] = _table(
-                [row.parameters.get(field, [math.nan] * len(names)) for row in rows], len(names)
-            )
+        columns |= {
+            f: _table([row.parameters.get(f) for row in rows], len(names)) for f in _PER_PARAMETER
+        }
         for field in _PER_STEP:
             columns[field] = _vector([row.value(field) for row in rows])
         durations = [times(layer) for layer in order]
@@ -394,13 +390,12 @@ class _Row:
     def __init__(self, step: int) -> None:
         self.step = step
         self.scale = 1.0
-        self.weights: Norms | None = None
-        self.gradients: list[float] = []
+        self.weights: list[Tensor] = []
         self.total_norm = math.nan
         self.skipped = 0.0
         self.non_finite = math.nan
         self.underflow = math.nan
-        self.parameters: dict[str, list[float]] = {}
+        self.parameters: dict[str, Tensor] = {}
         self.summary = Summary({}, {}, {})
 
     def value(self, field: str) -> float:
@@ -408,8 +403,20 @@ class _Row:
         return self.summary.values.get(field, getattr(self, field, math.nan))
 
 
-def _table(rows: list[list[float]], width: int) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), width)
+def _table(rows: list[Tensor | None], width: int) -> Tensor:
+    """Put rows below each other; what turned up later, or was not measured, is NaN."""
+    table = torch.full((len(rows), width), math.nan, dtype=torch.float64)
+    for to, row in zip(table, rows, strict=True):
+        if row is not None:
+            to[: len(row)] = row
+    return table
+
+
+def _by_shape(tensors: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[tuple, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
 
 
 def _vector(numbers: list[float]) -> Tensor:
@@ -438,14 +445,6 @@ def _one_number(loss: Tensor | float) -> Tensor | float:
         return float(loss)
     except (TypeError, ValueError) as error:
         raise TypeError(f"loss must be one number, got {type(loss).__name__}") from error
-
-
-def _fit(kept: list[Tensor], tensors: list[Tensor]) -> bool:
-    """Whether buffers can take these tensors."""
-    return len(kept) == len(tensors) and all(
-        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
-        for a, b in zip(kept, tensors, strict=True)
-    )
 
 
 def _cleaner(model: nn.Module) -> Callable[[str], str]:

@@ -5,11 +5,12 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from companion.ledger import Ledger, Sums, alike, read, read_all, wide
+from companion.ledger import Ledger, Sums, fetch, read, wide
 from companion.watching import UNROLLED, Seen, Watch, positions, spread
 
 FLUSHED = 2.0**-25
@@ -20,73 +21,77 @@ ENTRIES = 512
 """Of how many entries of each gradient the underflow is counted; of all where there are fewer."""
 
 
-SMALL = 2048
-"""Tensors of fewer entries are put together by shape before their norms are taken."""
-
-
-class Norms:
-    """The norms of many tensors, in a few operations, and not read before they are asked for."""
+class Blocks:
+    """Copies of many tensors, those of one shape in one block: few operations do for all."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
-        groups: dict[object, list[int]] = {}
+        groups: dict[tuple, list[int]] = {}
         for i, tensor in enumerate(tensors):
-            small = tensor.numel() < SMALL
-            key = (tensor.shape, tensor.dtype, tensor.device) if small else "large"
-            groups.setdefault(key, []).append(i)
-        self._order = [i for group in groups.values() for i in group]
-        self._parts: list[Tensor] = []
-        for key, group in groups.items():
-            members = [tensors[i] for i in group]
-            if key == "large" or not members[0].numel():
-                members = [wide(tensor) for tensor in members]
-                norms = torch._foreach_norm(members)
-                self._parts += [torch.stack(norms)] if alike(norms) else norms
-            else:
-                rows = wide(
-                    torch.stack(members).flatten(1)
-                    if members[0].dim()
-                    else torch.stack(members).unsqueeze(1)
-                )
-                self._parts.append(torch.linalg.vector_norm(rows, dim=1))
+            groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(i)
+        self._groups = list(groups.values())
+        self._order = [i for group in self._groups for i in group]
+        self._blocks = [tensors[g[0]].new_empty(len(g), *tensors[g[0]].shape) for g in self._groups]
+        self._copies = [copy for block in self._blocks for copy in block]
 
-    def numbers(self) -> list[float]:
-        """Return the norms, in the order of the tensors."""
-        if not self._order:
-            return []
-        norms = [0.0] * len(self._order)
-        for i, number in zip(self._order, read_all(self._parts), strict=True):
-            norms[i] = number
-        return norms
+    def copy(self, tensors: list[Tensor]) -> None:
+        """Take the tensors' values."""
+        for group, block in zip(self._groups, self._blocks, strict=True):
+            torch.stack([tensors[i] for i in group], out=block)
+
+    def subtract(self, tensors: list[Tensor]) -> None:
+        """Subtract the tensors from their copies."""
+        torch._foreach_sub_(self._copies, [tensors[i] for i in self._order])
+
+    def norms(self) -> list[Tensor]:
+        """Return the norms, for each block."""
+        return [
+            torch.linalg.vector_norm(wide(block).reshape(len(block), -1), dim=1)
+            for block in self._blocks
+        ]
+
+    def in_order(self, norms: list[Tensor]) -> Tensor:
+        """Read norms, in the order of the tensors."""
+        read = torch.empty(len(self._order), dtype=torch.float64)
+        if norms:
+            read[self._order] = torch.cat([norm.to("cpu", torch.float64) for norm in norms])
+        return read
 
 
 def dense(gradient: Tensor) -> Tensor:
     """Return the entries of a gradient that are stored."""
-    gradient = gradient.detach()
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def underflow(gradients: list[Tensor]) -> float:
+@cache
+def _stride(size: int, last: int) -> int:
+    stride = max(1, size // ENTRIES)
+    while stride > 1 and math.gcd(stride, last) > 1:
+        stride += 1
+    return stride
+
+
+def underflow(groups: list[list[Tensor]]) -> float:
     """Return which share of the nonzero entries float16 would flush to zero, by a sample of each.
 
     Small tensors are looked at whole. Of large ones the step between the entries has no factor in
     common with the rows' length, or the same columns would be looked at again and again.
+
+    Args:
+        groups: of gradients; those of a group have one shape.
+
     """
-    sampled: dict[tuple, list[Tensor]] = {}
-    for gradient in gradients:
-        size, stride = gradient.numel(), max(1, gradient.numel() // ENTRIES)
-        while stride > 1 and math.gcd(stride, gradient.shape[-1]) > 1:
-            stride += 1
-        # One view instead of two: there are many tensors.
-        flat = gradient.contiguous().as_strided((-(-size // stride),), (stride,))
-        key = (size, stride, gradient.dtype, gradient.device)
-        sampled.setdefault(key, []).append(flat)
     counts = []
-    for (size, stride, *_), members in sampled.items():
-        if size:
-            values = wide(torch.cat(members)).abs_()
-            nonzero = values.sign()
-            kept = values.sub_(FLUSHED).sign_().clamp_(min=0)
-            counts += [kept.sum() * stride, nonzero.sum() * stride]
+    for group in groups:
+        size = group[0].numel()
+        if not size:
+            continue
+        stride = _stride(size, group[0].shape[-1] if group[0].dim() else 1)
+        entries = (-(-size // stride),), (stride,)
+        # One view of each, and not two: there are many tensors.
+        values = wide(torch.cat([g.contiguous().as_strided(*entries) for g in group])).abs_()
+        nonzero = values.sign()
+        kept = values.sub_(FLUSHED).sign_().clamp_(min=0)
+        counts += [kept.sum() * stride, nonzero.sum() * stride]
     numbers = read(counts)
     kept, nonzero = sum(numbers[::2]), sum(numbers[1::2])
     return 1 - kept / nonzero if nonzero else math.nan
@@ -98,9 +103,9 @@ SATURATED = 0.05
 
 @dataclass
 class Summary:
-    """What a sample has shown: of each layer by (field, layer), of the step, and through time."""
+    """What a sample has shown: of the layers by field, of the step, and through time."""
 
-    layers: dict[tuple[str, int], float]
+    layers: dict[str, Tensor]
     values: dict[str, float]
     time: dict[tuple[int, int], float]
 
@@ -110,46 +115,47 @@ def summarize(watch: Watch, scale: float) -> Summary:
     ledger = watch.ledger
     ledger.flush()
     found = Summary({}, _inputs(ledger), {})
-    vectors = [block.values.flatten() for block in ledger.sums]
-    squares = [square for _, _, square in ledger.deltas]
-    numbers = iter(read_all([*vectors, *([torch.stack(squares)] if alike(squares) else squares)]))
-    totals: dict[tuple[str, int], list[float]] = {}
-    for block in ledger.sums:
-        kind = "output" if block.shape is None else "activation"
-        rows = [[next(numbers) for _ in block.layers] for _ in block.values]
-        for layer, *row in zip(block.layers, *rows, strict=True):
-            total = totals.setdefault((kind, layer), [0.0] * (len(row) + 1))
-            for k, number in enumerate((block.count, *row)):
-                total[k] += number
-    for (kind, layer), total in totals.items():
-        mean, variance = _mean_variance(*total[:3])
-        found.layers[f"{kind}_mean", layer] = mean
-        found.layers[f"{kind}_variance", layer] = variance
-        if kind == "activation" and total[0]:
-            found.layers["slope_square", layer] = total[3] / total[0]
-    _deltas(watch, list(numbers), scale, found)
+    for kind in ("output", "activation"):
+        blocks = [b for b in ledger.sums if (b.shape is None) == (kind == "output")]
+        totals = torch.zeros(4, len(watch.order), dtype=torch.float64)
+        for block in blocks:
+            values = block.values.to("cpu", torch.float64)
+            count = torch.full_like(values[:1], block.count)
+            rows = totals[: len(values) + 1]
+            rows.index_add_(1, torch.tensor(block.layers), torch.cat([count, values]))
+        mean, square, slopes = totals[1:] / totals[0]  # NaN where there is nothing
+        found.layers[f"{kind}_mean"] = mean
+        found.layers[f"{kind}_variance"] = (square - mean * mean).clamp(min=0)
+        if kind == "activation":
+            found.layers["slope_square"] = slopes
+    _deltas(watch, scale, found)
     _units(watch, found)
     return found
 
 
-def _deltas(watch: Watch, squares: list[float], scale: float, found: Summary) -> None:
-    by_call: dict[tuple[int, int], float] = {}
-    of_layer: dict[int, float] = {}
-    for (layer, call, _), square in zip(watch.ledger.deltas, squares, strict=True):
-        by_call[layer, call] = by_call.get((layer, call), 0.0) + square
-        of_layer[layer] = of_layer.get(layer, 0.0) + square
-    for layer, square in of_layer.items():
-        found.layers["delta_norms", layer] = math.sqrt(square) / scale
-        watch.order[layer].wild = not 1e-30 < square < 1e30
+def _deltas(watch: Watch, scale: float, found: Summary) -> None:
+    squares = fetch([square for _, _, square in watch.ledger.deltas])
+    layers = torch.tensor([layer for layer, _, _ in watch.ledger.deltas], dtype=torch.int64)
+    total = squares.new_zeros(len(watch.order)).index_add_(0, layers, squares)
+    norms = torch.full_like(total, math.nan)
+    norms[layers] = total.sqrt()[layers] / scale
+    found.layers["delta_norms"] = norms
+    wild = ~((total > 1e-30) & (total < 1e30))
+    for layer, is_wild in zip(watch.order, wild.tolist(), strict=True):
+        layer.wild = is_wild
     in_time: dict[tuple[int, int], float] = {}
-    norms = read([norm for _, _, norm in watch.ledger.times])
-    for (layer, k, _), norm in zip(watch.ledger.times, norms, strict=True):
+    in_inputs = read([norm for _, _, norm in watch.ledger.times])
+    for (layer, k, _), norm in zip(watch.ledger.times, in_inputs, strict=True):
         in_time[layer, k] = in_time.get((layer, k), 0.0) + norm * norm
     for layer in watch.order:
         if times(layer) and not isinstance(layer.module, nn.RNNBase):
+            of_call = dict.fromkeys(range(layer.calls))
+            for (i, call, _), square in zip(watch.ledger.deltas, squares.tolist(), strict=True):
+                if i == layer.index and call in of_call:
+                    of_call[call] = (of_call[call] or 0.0) + square
             for k, call in enumerate(positions(layer.calls)):
-                if (layer.index, call) in by_call:
-                    in_time[layer.index, k] = by_call[layer.index, call]
+                if of_call.get(call) is not None:
+                    in_time[layer.index, k] = of_call[call]
     found.time = {key: _log10(square) / 2 - math.log10(scale) for key, square in in_time.items()}
 
 
@@ -176,16 +182,9 @@ def _log10(number: float) -> float:
     return math.log10(number) if number > 0 else -math.inf
 
 
-def _mean_variance(count: float, total: float, squares: float) -> tuple[float, float]:
-    if count == 0:
-        return math.nan, math.nan
-    mean = total / count
-    variance = squares / count - mean * mean
-    return mean, variance if math.isnan(variance) else max(variance, 0.0)
-
-
 def _units(watch: Watch, found: Summary) -> None:
     """Add the mean slope, and the shares of units that are saturated or dead."""
+    nothing = torch.full((len(watch.order),), math.nan, dtype=torch.float64)
     groups: dict[tuple, list[Sums]] = {}
     for block in watch.ledger.sums:
         if block.slopes is not None and block.count:
@@ -217,14 +216,13 @@ def _units(watch: Watch, found: Summary) -> None:
         for layer, rare in zip(layers, silent.tolist(), strict=True):
             watch.order[layer].rare = rare
         broken = mean.isnan().any(1)
-        for field, values in (
+        for name, values in (
             ("slope_mean", mean.mean(1)),
             ("saturated", saturated),
             ("dead", dead),
         ):
-            numbers = values.masked_fill(broken, math.nan).tolist()
-            for layer, number in zip(layers, numbers, strict=True):
-                found.layers[field, layer] = number
+            of_all = found.layers.setdefault(name, nothing.clone())
+            of_all[torch.tensor(layers)] = values.masked_fill(broken, math.nan)
 
 
 def times(layer: Seen) -> int:
