@@ -145,13 +145,13 @@ class Ledger:
 
     def keep(self, unit_dim: int, kept: Kept) -> None:
         """Take examples into account; tensors of one shape wait for each other."""
+        if self._entries > WAITING:
+            self.flush()
         self._kept.append((unit_dim, kept))
         self._entries += kept.values.numel()
 
-    def flush(self, least: int = 0) -> None:
-        """Sum up what waits, if it is enough: a few operations for all tensors of one shape."""
-        if self._entries <= least:
-            return
+    def flush(self) -> None:
+        """Sum up what waits: a few operations for all tensors of one shape."""
         blocks: dict[tuple, list[Kept]] = {}
         for unit_dim, kept in self._kept:
             values, whole = kept.values, kept.whole is None
@@ -213,23 +213,19 @@ def _stack(tensors: list[Tensor]) -> Tensor:
     return wide(torch.stack(tensors))
 
 
-def alike(tensors: list[Tensor]) -> bool:
-    """Whether there are tensors, and all of one type on one device."""
-    return len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1
-
-
 def read(values: list[Tensor]) -> list[float]:
     """Return 0-d tensors as numbers, in one transfer where they are on one device."""
     return fetch(values).tolist()
 
 
 def fetch(values: list[Tensor]) -> Tensor:
-    """Return 0-d tensors as one of float64 on the CPU, in one transfer where they are alike."""
+    """Return 0-d tensors as one of float64 on the CPU, in one transfer where they are on one device."""
     if not values:
         return torch.empty(0, dtype=torch.float64)
-    if not alike(values):
-        values = [value.to("cpu", torch.float64) for value in values]
-    return torch.stack(values).to("cpu", torch.float64)
+    try:
+        return torch.stack(values).to("cpu", torch.float64)
+    except RuntimeError:  # they are on several devices
+        return torch.stack([value.to("cpu", torch.float64) for value in values])
 
 
 def reduce(ledger: Ledger, group: object) -> None:

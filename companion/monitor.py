@@ -61,7 +61,7 @@ class GradientMonitor:
     Norms are of everything. Means, variances and slopes of a layer whose output has more than 8192
     entries are of evenly spaced examples that hold at least 4096; whether a ReLU unit is dead is
     then looked up in the whole batch, and NaN at the one sample that did not yet look there. The
-    underflow is counted in about 512 entries of each large gradient.
+    underflow is counted in about 256 entries of each large gradient.
 
     Args:
         model: any module; if it is wrapped for data parallelism, the wrapper.
@@ -106,6 +106,7 @@ class GradientMonitor:
         self._rows: list[_Row] = []
         self._row = _Row(-1)
         self._inside = False
+        self._group: object = None
         self._handles: list[RemovableHandle] = []
         self._before = Blocks([])
         self._fits: list[tuple] = []  # what the blocks were made for
@@ -131,6 +132,7 @@ class GradientMonitor:
         self._inside = True
         _SCALES.listen(self)
         self._parameters = list(self.model.parameters())
+        self._group = _group(self.model)
         self._heralds = _heralds(self.model)
         try:
             self._arm()
@@ -261,26 +263,26 @@ class GradientMonitor:
         watch.settle()
         parameters = self._parameters
         if self._begun and not self.gradients_only:
-            learns = torch.tensor([p.requires_grad for p in parameters])
-            self._before.subtract([p for p in parameters if p.requires_grad])
+            learns = torch.tensor([fit[-1] for fit in self._fits])
+            self._before.subtract([parameters[i] for i in learns.nonzero().flatten().tolist()])
             weights, updates = self._nothing(), self._nothing()
             weights[learns] = self._before.in_order(row.weights)
             updates[learns] = self._before.in_order(self._before.norms())
-            frozen = [wide(p) for p in parameters if not p.requires_grad]
+            frozen = [wide(p) for p, learn in zip(parameters, learns, strict=True) if not learn]
             weights[~learns] = fetch(list(torch._foreach_norm(frozen)) if frozen else [])
             row.parameters |= {"weight_norms": weights, "update_norms": updates}
             row.weights = []
-        group = _group(self.model)
-        if group is not None:
-            reduce(watch.ledger, group)
-        row.summary = summarize(watch, row.scale)
+        if not self.gradients_only:
+            if self._group is not None:
+                reduce(watch.ledger, self._group)
+            row.summary = summarize(watch, row.scale)
         row.skipped = float(self._scaler is not None and row.non_finite > 0)
         self._rows.append(row)
         self._drain()
 
     def _drain(self) -> None:
         """Turn the losses that are still tensors into numbers, the mean over all processes."""
-        self._losses[self._drained :] = self._pending(_group(self.model))
+        self._losses[self._drained :] = self._pending(self._group)
         self._drained = len(self._losses)
 
     def _pending(self, group: object = None) -> list[float]:

@@ -17,7 +17,7 @@ FLUSHED = 2.0**-25
 """What is at most this large becomes zero in float16 (arXiv 1710.03740)."""
 
 
-ENTRIES = 512
+ENTRIES = 256
 """Of how many entries of each gradient the underflow is counted; of all where there are fewer."""
 
 
@@ -117,13 +117,13 @@ def summarize(watch: Watch, scale: float) -> Summary:
     found = Summary({}, _inputs(ledger), {})
     for kind in ("output", "activation"):
         blocks = [b for b in ledger.sums if (b.shape is None) == (kind == "output")]
-        totals = torch.zeros(4, len(watch.order), dtype=torch.float64)
+        totals = torch.zeros(len(watch.order), 4, dtype=torch.float64)
         for block in blocks:
-            values = block.values.to("cpu", torch.float64)
-            count = torch.full_like(values[:1], block.count)
-            rows = totals[: len(values) + 1]
-            rows.index_add_(1, torch.tensor(block.layers), torch.cat([count, values]))
-        mean, square, slopes = totals[1:] / totals[0]  # NaN where there is nothing
+            values = block.values.to("cpu", torch.float64).T
+            count = torch.full_like(values[:, :1], block.count)
+            row = totals[:, : 1 + values.shape[1]]
+            _add(row, torch.tensor(block.layers), torch.cat([count, values], dim=1))
+        mean, square, slopes = (totals[:, 1:] / totals[:, :1]).unbind(1)  # NaN if there is nothing
         found.layers[f"{kind}_mean"] = mean
         found.layers[f"{kind}_variance"] = (square - mean * mean).clamp(min=0)
         if kind == "activation":
@@ -131,6 +131,11 @@ def summarize(watch: Watch, scale: float) -> Summary:
     _deltas(watch, scale, found)
     _units(watch, found)
     return found
+
+
+def _add(rows: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """Add values to rows, of which some may turn up again (faster than ``index_add_``)."""
+    return rows.index_put_((at,), values, accumulate=True)
 
 
 def _deltas(watch: Watch, scale: float, found: Summary) -> None:
@@ -148,7 +153,11 @@ def _deltas(watch: Watch, scale: float, found: Summary) -> None:
     for (layer, k, _), norm in zip(watch.ledger.times, in_inputs, strict=True):
         in_time[layer, k] = in_time.get((layer, k), 0.0) + norm * norm
     for layer in watch.order:
-        if times(layer) and not isinstance(layer.module, nn.RNNBase):
+        if (
+            (layer.time or layer.calls > 1)
+            and times(layer)
+            and not isinstance(layer.module, nn.RNNBase)
+        ):
             of_call = dict.fromkeys(range(layer.calls))
             for (i, call, _), square in zip(watch.ledger.deltas, squares.tolist(), strict=True):
                 if i == layer.index and call in of_call:
@@ -197,8 +206,10 @@ def _units(watch: Watch, found: Summary) -> None:
         counts = [block.count / units for block in blocks for _ in block.layers]
         # A layer that ran several times is put together before its units are judged.
         slopes, sizes = (
-            torch.zeros(len(layers), units, dtype=torch.float64).index_add_(
-                0, owner, torch.cat([part.to("cpu", torch.float64) for part in parts])
+            _add(
+                torch.zeros(len(layers), units, dtype=torch.float64),
+                owner,
+                torch.cat([part.to("cpu", torch.float64) for part in parts]),
             )
             for parts in zip(*((block.slopes, block.sizes) for block in blocks), strict=True)
         )

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from companion import activations
-from companion.ledger import WAITING, Kept, Ledger, Shape, shape_of, wide
+from companion.ledger import Kept, Ledger, Shape, shape_of, wide
 
 ENTRIES = 4096
 """Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
@@ -323,7 +323,6 @@ class Watch:
         for tensor in _tensors(output) if many else (z,):
             if tensor.requires_grad:
                 _listen(tensor, partial(self._delta, self.ledger, layer, call))
-        self.ledger.flush(WAITING)
         values = _thin(z)
         layer.kept = Kept(layer.index, values, thinned=values.shape != z.shape)
         self.ledger.keep(layer.unit_dim, layer.kept)
