@@ -105,7 +105,7 @@ class Sums(NamedTuple):
         layers: the layers' indices.
         shape: the activation, None for a layer's output.
         count: entries of each.
-        exact: whether dead units were looked for in the whole batch.
+        exact: of each, whether dead units were looked for in the whole batch.
         values: their sum, sum of squares, and that of squared slopes, (2 or 3, tensors).
         slopes: sum of the slopes by unit, (tensors, units); None for a layer's output.
         sizes: what is zero for the units that are dead.
@@ -115,7 +115,7 @@ class Sums(NamedTuple):
     layers: list[int]
     shape: Shape | None
     count: int
-    exact: bool
+    exact: list[bool]
     values: Tensor
     slopes: Tensor | None
     sizes: Tensor | None
@@ -154,8 +154,8 @@ class Ledger:
         """Sum up what waits: a few operations for all tensors of one shape."""
         blocks: dict[tuple, list[Kept]] = {}
         for unit_dim, kept in self._kept:
-            values, whole = kept.values, kept.whole is None
-            key = (unit_dim, kept.shape, whole, values.shape, values.dtype, values.device)
+            values = kept.values
+            key = (unit_dim, kept.shape, values.shape, values.dtype, values.device)
             if kept.before is not None:
                 key += (kept.before.shape, kept.before.dtype)
             blocks.setdefault(key, []).append(kept)
@@ -176,7 +176,7 @@ def _moments(flat: Tensor) -> list[Tensor]:
 
 def _sum_outputs(layers: list[int], values: Tensor) -> Sums:
     flat = values.flatten(1)
-    return Sums(layers, None, flat.shape[1], False, torch.stack(_moments(flat)), None, None)
+    return Sums(layers, None, flat.shape[1], [], torch.stack(_moments(flat)), None, None)
 
 
 def _sum_activations(
@@ -188,15 +188,14 @@ def _sum_activations(
     values = _moments(flat)
     slope = _derivative(shape.call, z) if shape.slope is None else shape.slope(a)
     slopes = _sum_positions(slope, unit_dim)
-    if block[0].whole is not None:
-        sizes = torch.stack([kept.whole for kept in block])
-    elif shape.signed:
-        sizes = _sum_positions(slope.abs(), unit_dim)
-    else:
-        sizes = slopes
+    sizes = _sum_positions(slope.abs(), unit_dim) if shape.signed else slopes
+    whole = [i for i, kept in enumerate(block) if kept.whole is not None]
+    if whole:
+        at = torch.tensor(whole, device=sizes.device)
+        sizes = sizes.index_copy(0, at, torch.stack([block[i].whole for i in whole]).to(sizes))
     # Of zeros and ones the squares are known.
     values.append(slopes.sum(1) if shape.name == "relu" else slope.flatten(1).square().sum(1))
-    exact = block[0].whole is not None or not block[0].thinned
+    exact = [kept.whole is not None or not kept.thinned for kept in block]
     return Sums(layers, shape, flat.shape[1], exact, torch.stack(values), slopes, sizes)
 
 
@@ -219,13 +218,23 @@ def read(values: list[Tensor]) -> list[float]:
 
 
 def fetch(values: list[Tensor]) -> Tensor:
-    """Return 0-d tensors as one of float64 on the CPU, in one transfer where they are on one device."""
+    """Return 0-d tensors as one of float64 on the CPU, in one transfer from one device."""
     if not values:
         return torch.empty(0, dtype=torch.float64)
     try:
         return torch.stack(values).to("cpu", torch.float64)
     except RuntimeError:  # they are on several devices
         return torch.stack([value.to("cpu", torch.float64) for value in values])
+
+
+def read_all(vectors: list[Tensor]) -> list[float]:
+    """Return the entries of vectors as numbers, one after another."""
+    if not vectors:
+        return []
+    try:
+        return torch.cat(vectors).tolist()
+    except RuntimeError:  # they are on several devices
+        return torch.cat([vector.to("cpu", torch.float64) for vector in vectors]).tolist()
 
 
 def reduce(ledger: Ledger, group: object) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from companion._checks import positive_integer
-from companion.ledger import fetch, read, reduce, wide
+from companion.ledger import read, reduce, wide
 from companion.log import Layer, Log
 from companion.summary import Blocks, Summary, dense, summarize, times, underflow
 from companion.watching import POSITIONS, Seen, Watch
@@ -239,22 +239,25 @@ class GradientMonitor:
         gradients = [p.grad for p in self._parameters]
         there = [i for i, gradient in enumerate(gradients) if gradient is not None]
         entries = [dense(gradients[i]) for i in there]
-        norms = fetch(list(torch._foreach_norm([wide(entry) for entry in entries])))
+        norms = read(list(torch._foreach_norm([wide(entry) for entry in entries])))
         row.non_finite = 0
-        # Squares may have been lost, or there is no number.
-        for k in (~((norms > 1e-15) & (norms < 1e15))).nonzero().flatten().tolist():
-            norms[k] = torch.linalg.vector_norm(entries[k], dtype=torch.float64)
-            if not norms[k].isfinite():
-                row.non_finite += int((~entries[k].isfinite()).sum())
-        row.parameters["gradient_norms"] = self._nothing().index_copy(
-            0, torch.tensor(there), norms / row.scale
-        )
-        row.total_norm = (norms.norm() / row.scale).item()
+        for k, norm in enumerate(norms):
+            if not 1e-15 < norm < 1e15:  # squares may have been lost, or there is no number
+                norms[k] = torch.linalg.vector_norm(entries[k], dtype=torch.float64).item()
+                if not math.isfinite(norms[k]):
+                    row.non_finite += int((~entries[k].isfinite()).sum())
+        norms = [norm / row.scale for norm in norms]
+        row.total_norm = math.hypot(*norms)
+        row.parameters["gradient_norms"] = self._put(there, norms)
         if not self.gradients_only:
             row.underflow = underflow(_by_shape(entries))
 
-    def _nothing(self) -> Tensor:
-        return torch.full((len(self._parameters),), math.nan, dtype=torch.float64)
+    def _put(self, at: list[int], numbers: list[float]) -> list[float]:
+        """Return a number for each parameter, NaN where there is none."""
+        of_all = [math.nan] * len(self._parameters)
+        for i, number in zip(at, numbers, strict=True):
+            of_all[i] = number
+        return of_all
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -263,14 +266,14 @@ class GradientMonitor:
         watch.settle()
         parameters = self._parameters
         if self._begun and not self.gradients_only:
-            learns = torch.tensor([fit[-1] for fit in self._fits])
-            self._before.subtract([parameters[i] for i in learns.nonzero().flatten().tolist()])
-            weights, updates = self._nothing(), self._nothing()
-            weights[learns] = self._before.in_order(row.weights)
-            updates[learns] = self._before.in_order(self._before.norms())
-            frozen = [wide(p) for p, learn in zip(parameters, learns, strict=True) if not learn]
-            weights[~learns] = fetch(list(torch._foreach_norm(frozen)) if frozen else [])
-            row.parameters |= {"weight_norms": weights, "update_norms": updates}
+            learning = [i for i, fit in enumerate(self._fits) if fit[-1]]
+            frozen = [i for i, fit in enumerate(self._fits) if not fit[-1]]
+            self._before.subtract([parameters[i] for i in learning])
+            weights, updates = self._before.read(row.weights, self._before.norms())
+            if frozen:
+                weights += read(list(torch._foreach_norm([wide(parameters[i]) for i in frozen])))
+            row.parameters["weight_norms"] = self._put(learning + frozen, weights)
+            row.parameters["update_norms"] = self._put(learning, updates)
             row.weights = []
         if not self.gradients_only:
             if self._group is not None:
@@ -397,7 +400,7 @@ class _Row:
         self.skipped = 0.0
         self.non_finite = math.nan
         self.underflow = math.nan
-        self.parameters: dict[str, Tensor] = {}
+        self.parameters: dict[str, list[float]] = {}
         self.summary = Summary({}, {}, {})
 
     def value(self, field: str) -> float:
@@ -405,12 +408,12 @@ class _Row:
         return self.summary.values.get(field, getattr(self, field, math.nan))
 
 
-def _table(rows: list[Tensor | None], width: int) -> Tensor:
+def _table(rows: list[Tensor | list[float] | None], width: int) -> Tensor:
     """Put rows below each other; what turned up later, or was not measured, is NaN."""
     table = torch.full((len(rows), width), math.nan, dtype=torch.float64)
     for to, row in zip(table, rows, strict=True):
         if row is not None:
-            to[: len(row)] = row
+            to[: len(row)] = torch.as_tensor(row)
     return table
 
 

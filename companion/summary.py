@@ -5,12 +5,12 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from companion.ledger import Ledger, Sums, fetch, read, wide
+from companion.ledger import Ledger, Sums, fetch, read, read_all, wide
 from companion.watching import UNROLLED, Seen, Watch, positions, spread
 
 FLUSHED = 2.0**-25
@@ -49,12 +49,19 @@ class Blocks:
             for block in self._blocks
         ]
 
-    def in_order(self, norms: list[Tensor]) -> Tensor:
-        """Read norms, in the order of the tensors."""
-        read = torch.empty(len(self._order), dtype=torch.float64)
-        if norms:
-            read[self._order] = torch.cat([norm.to("cpu", torch.float64) for norm in norms])
-        return read
+    def read(self, *norms: list[Tensor]) -> list[list[float]]:
+        """Read norms of several times, each in the order of the tensors."""
+        numbers = iter(read_all([part for of_blocks in norms for part in of_blocks]))
+        found = [[0.0] * len(self._order) for _ in norms]
+        for of_tensors in found:
+            for i in self._order:
+                of_tensors[i] = next(numbers)
+        return found
+
+
+@lru_cache(maxsize=1000)
+def _index(*layers: int) -> Tensor:
+    return torch.tensor(layers, dtype=torch.int64)
 
 
 def dense(gradient: Tensor) -> Tensor:
@@ -122,7 +129,7 @@ def summarize(watch: Watch, scale: float) -> Summary:
             values = block.values.to("cpu", torch.float64).T
             count = torch.full_like(values[:, :1], block.count)
             row = totals[:, : 1 + values.shape[1]]
-            _add(row, torch.tensor(block.layers), torch.cat([count, values], dim=1))
+            _add(row, _index(*block.layers), torch.cat([count, values], dim=1))
         mean, square, slopes = (totals[:, 1:] / totals[:, :1]).unbind(1)  # NaN if there is nothing
         found.layers[f"{kind}_mean"] = mean
         found.layers[f"{kind}_variance"] = (square - mean * mean).clamp(min=0)
@@ -140,7 +147,7 @@ def _add(rows: Tensor, at: Tensor, values: Tensor) -> Tensor:
 
 def _deltas(watch: Watch, scale: float, found: Summary) -> None:
     squares = fetch([square for _, _, square in watch.ledger.deltas])
-    layers = torch.tensor([layer for layer, _, _ in watch.ledger.deltas], dtype=torch.int64)
+    layers = _index(*(layer for layer, _, _ in watch.ledger.deltas))
     total = squares.new_zeros(len(watch.order)).index_add_(0, layers, squares)
     norms = torch.full_like(total, math.nan)
     norms[layers] = total.sqrt()[layers] / scale
@@ -175,9 +182,11 @@ def _inputs(ledger: Ledger) -> dict[str, float]:
     size = len(ledger.inputs[0][1])
     alike = [entry for entry in ledger.inputs if len(entry[1]) == size]
     n = sum(entry[0] for entry in alike)
-    means = sum(entry[1] for entry in alike) / n
-    between = sum(m * (sums / m - means).square() for m, sums, _ in alike)
-    variances = ((sum(entry[2] for entry in alike) + between) / n).clamp(min=0)
+    sums, squares = alike[0][1:]
+    if len(alike) > 1:
+        sums = sum(entry[1] for entry in alike)
+        squares = sum(s + m * (t / m - sums / n).square() for m, t, s in alike)
+    means, variances = sums / n, (squares / n).clamp(min=0)
     return {
         "input_mean": means.mean().item(),
         "input_variance": (variances.mean() + means.var(correction=0)).item(),
@@ -202,7 +211,7 @@ def _units(watch: Watch, found: Summary) -> None:
         rows = [layer for block in blocks for layer in block.layers]
         layers = list(dict.fromkeys(rows))
         place = {layer: k for k, layer in enumerate(layers)}
-        owner = torch.tensor([place[row] for row in rows])
+        owner = _index(*(place[row] for row in rows))
         counts = [block.count / units for block in blocks for _ in block.layers]
         # A layer that ran several times is put together before its units are judged.
         slopes, sizes = (
@@ -222,7 +231,7 @@ def _units(watch: Watch, found: Summary) -> None:
         # What is silent in some of the examples need not be dead; it will be looked at in all.
         silent = (slopes == 0).any(1)
         exact = torch.ones(len(layers), dtype=torch.bool)
-        exact[owner[torch.tensor([not b.exact for b in blocks for _ in b.layers])]] = False
+        exact[owner[torch.tensor([not exact for b in blocks for exact in b.exact])]] = False
         dead.masked_fill_(silent & ~exact, math.nan)
         for layer, rare in zip(layers, silent.tolist(), strict=True):
             watch.order[layer].rare = rare
@@ -233,7 +242,7 @@ def _units(watch: Watch, found: Summary) -> None:
             ("dead", dead),
         ):
             of_all = found.layers.setdefault(name, nothing.clone())
-            of_all[torch.tensor(layers)] = values.masked_fill(broken, math.nan)
+            of_all[_index(*layers)] = values.masked_fill(broken, math.nan)
 
 
 def times(layer: Seen) -> int:

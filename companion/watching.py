@@ -291,7 +291,7 @@ class Watch:
         if self.full:
             inputs = next(_tensors(args), None)
             if inputs is not None:
-                self._inputs(wide(inputs))
+                self._inputs(_thin(inputs))
         if self._mode is None and self.full and (self._needs_mode or not self._surveyed):
             self._mode = _Functions(self)
             self._mode.__enter__()
@@ -462,20 +462,15 @@ class Watch:
     # ------------------------------------------------------------ the model's input
 
     def _inputs(self, x: Tensor) -> None:
-        """Add the moments of each feature, about its first value so that no digits are lost."""
+        """Add the moments of each feature."""
         if x.numel() == 0:
             return
         x = x.reshape(-1, 1) if x.dim() < 2 else x
         dim = x.dim() - 1 if x.dim() < 4 else 1
         dims = [d for d in range(x.dim()) if d != dim]
-        first = x
-        for d in dims:
-            first = first.narrow(d, 0, 1)
-        moved = x - first
+        variances, means = torch.var_mean(x.double(), dims, correction=0)
         n = x.numel() // x.shape[dim]
-        mean = moved.sum(dims) / n
-        squares = (moved * moved).sum(dims).double() - n * mean.double().square()
-        self.ledger.inputs.append((n, n * (mean.double() + first.flatten().double()), squares))
+        self.ledger.inputs.append((n, n * means, n * variances))
 
 
 def _module_name(module: nn.Module) -> str:
@@ -496,4 +491,7 @@ def positions(times: int) -> list[int]:
 def spread(variances: Tensor) -> float:
     """Return the largest over the smallest nonzero standard deviation."""
     nonzero = variances[variances > 0]
-    return math.sqrt(nonzero.max() / nonzero.min()) if len(nonzero) else math.nan
+    if not len(nonzero):
+        return math.nan
+    least, most = nonzero.aminmax()
+    return math.sqrt(most / least)
