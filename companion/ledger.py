@@ -214,17 +214,12 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 def read(values: list[Tensor]) -> list[float]:
     """Return 0-d tensors as numbers, in one transfer where they are on one device."""
-    return fetch(values).tolist()
-
-
-def fetch(values: list[Tensor]) -> Tensor:
-    """Return 0-d tensors as one of float64 on the CPU, in one transfer from one device."""
     if not values:
-        return torch.empty(0, dtype=torch.float64)
+        return []
     try:
-        return torch.stack(values).to("cpu", torch.float64)
+        return torch.stack(values).tolist()
     except RuntimeError:  # they are on several devices
-        return torch.stack([value.to("cpu", torch.float64) for value in values])
+        return torch.stack([value.to("cpu", torch.float64) for value in values]).tolist()
 
 
 def read_all(vectors: list[Tensor]) -> list[float]:

@@ -61,7 +61,8 @@ class GradientMonitor:
     Norms are of everything. Means, variances and slopes of a layer whose output has more than 8192
     entries are of evenly spaced examples that hold at least 4096; whether a ReLU unit is dead is
     then looked up in the whole batch, and NaN at the one sample that did not yet look there. The
-    underflow is counted in about 256 entries of each large gradient.
+    underflow is counted in about 256 entries of each large gradient, and
+    in up to 16 gradients of each shape; the model's input is described by a part, too.
 
     Args:
         model: any module; if it is wrapped for data parallelism, the wrapper.
@@ -248,16 +249,9 @@ class GradientMonitor:
                     row.non_finite += int((~entries[k].isfinite()).sum())
         norms = [norm / row.scale for norm in norms]
         row.total_norm = math.hypot(*norms)
-        row.parameters["gradient_norms"] = self._put(there, norms)
+        row.parameters["gradient_norms"] = dict(zip(there, norms, strict=True))
         if not self.gradients_only:
             row.underflow = underflow(_by_shape(entries))
-
-    def _put(self, at: list[int], numbers: list[float]) -> list[float]:
-        """Return a number for each parameter, NaN where there is none."""
-        of_all = [math.nan] * len(self._parameters)
-        for i, number in zip(at, numbers, strict=True):
-            of_all[i] = number
-        return of_all
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -272,8 +266,8 @@ class GradientMonitor:
             weights, updates = self._before.read(row.weights, self._before.norms())
             if frozen:
                 weights += read(list(torch._foreach_norm([wide(parameters[i]) for i in frozen])))
-            row.parameters["weight_norms"] = self._put(learning + frozen, weights)
-            row.parameters["update_norms"] = self._put(learning, updates)
+            row.parameters["weight_norms"] = dict(zip(learning + frozen, weights, strict=True))
+            row.parameters["update_norms"] = dict(zip(learning, updates, strict=True))
             row.weights = []
         if not self.gradients_only:
             if self._group is not None:
@@ -304,10 +298,12 @@ class GradientMonitor:
         order, rows = self._watch.order, self._rows
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
         columns = {
-            f: _table([row.summary.layers.get(f) for row in rows], len(order)) for f in _PER_LAYER
+            f: _table([row.summary.layers.get(f, {}) for row in rows], len(order))
+            for f in _PER_LAYER
         }
         columns |= {
-            f: _table([row.parameters.get(f) for row in rows], len(names)) for f in _PER_PARAMETER
+            f: _table([row.parameters.get(f, {}) for row in rows], len(names))
+            for f in _PER_PARAMETER
         }
         for field in _PER_STEP:
             columns[field] = _vector([row.value(field) for row in rows])
@@ -400,7 +396,7 @@ class _Row:
         self.skipped = 0.0
         self.non_finite = math.nan
         self.underflow = math.nan
-        self.parameters: dict[str, list[float]] = {}
+        self.parameters: dict[str, dict[int, float]] = {}
         self.summary = Summary({}, {}, {})
 
     def value(self, field: str) -> float:
@@ -408,13 +404,10 @@ class _Row:
         return self.summary.values.get(field, getattr(self, field, math.nan))
 
 
-def _table(rows: list[Tensor | list[float] | None], width: int) -> Tensor:
-    """Put rows below each other; what turned up later, or was not measured, is NaN."""
-    table = torch.full((len(rows), width), math.nan, dtype=torch.float64)
-    for to, row in zip(table, rows, strict=True):
-        if row is not None:
-            to[: len(row)] = torch.as_tensor(row)
-    return table
+def _table(rows: list[dict[int, float]], width: int) -> Tensor:
+    """Put rows below each other, by column; what was not measured is NaN."""
+    numbers = [[row.get(i, math.nan) for i in range(width)] for row in rows]
+    return torch.tensor(numbers, dtype=torch.float64).reshape(len(rows), width)
 
 
 def _by_shape(tensors: list[Tensor]) -> list[list[Tensor]]:

@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor, nn
 
-from companion.ledger import Ledger, Sums, fetch, read, read_all, wide
+from companion.ledger import Ledger, Sums, read, read_all, wide
 from companion.watching import UNROLLED, Seen, Watch, positions, spread
 
 FLUSHED = 2.0**-25
@@ -19,6 +19,10 @@ FLUSHED = 2.0**-25
 
 ENTRIES = 256
 """Of how many entries of each gradient the underflow is counted; of all where there are fewer."""
+
+
+TENSORS = 16
+"""Of how many gradients of one shape the underflow is counted; evenly spaced if there are more."""
 
 
 class Blocks:
@@ -89,16 +93,19 @@ def underflow(groups: list[list[Tensor]]) -> float:
     """
     counts = []
     for group in groups:
-        size = group[0].numel()
+        size, every = group[0].numel(), -(-len(group) // TENSORS)
         if not size:
             continue
         stride = _stride(size, group[0].shape[-1] if group[0].dim() else 1)
         entries = (-(-size // stride),), (stride,)
         # One view of each, and not two: there are many tensors.
-        values = wide(torch.cat([g.contiguous().as_strided(*entries) for g in group])).abs_()
+        values = wide(
+            torch.cat([g.contiguous().as_strided(*entries) for g in group[::every]])
+        ).abs_()
         nonzero = values.sign()
         kept = values.sub_(FLUSHED).sign_().clamp_(min=0)
-        counts += [kept.sum() * stride, nonzero.sum() * stride]
+        share = stride * len(group) / len(group[::every])
+        counts += [kept.sum() * share, nonzero.sum() * share]
     numbers = read(counts)
     kept, nonzero = sum(numbers[::2]), sum(numbers[1::2])
     return 1 - kept / nonzero if nonzero else math.nan
@@ -112,9 +119,13 @@ SATURATED = 0.05
 class Summary:
     """What a sample has shown: of the layers by field, of the step, and through time."""
 
-    layers: dict[str, Tensor]
+    layers: dict[str, dict[int, float]]
     values: dict[str, float]
     time: dict[tuple[int, int], float]
+
+    def put(self, field: str, layer: int, number: float) -> None:
+        """Add a number of a layer."""
+        self.layers.setdefault(field, {})[layer] = number
 
 
 def summarize(watch: Watch, scale: float) -> Summary:
@@ -122,39 +133,33 @@ def summarize(watch: Watch, scale: float) -> Summary:
     ledger = watch.ledger
     ledger.flush()
     found = Summary({}, _inputs(ledger), {})
-    for kind in ("output", "activation"):
-        blocks = [b for b in ledger.sums if (b.shape is None) == (kind == "output")]
-        totals = torch.zeros(len(watch.order), 4, dtype=torch.float64)
-        for block in blocks:
-            values = block.values.to("cpu", torch.float64).T
-            count = torch.full_like(values[:, :1], block.count)
-            row = totals[:, : 1 + values.shape[1]]
-            _add(row, _index(*block.layers), torch.cat([count, values], dim=1))
-        mean, square, slopes = (totals[:, 1:] / totals[:, :1]).unbind(1)  # NaN if there is nothing
-        found.layers[f"{kind}_mean"] = mean
-        found.layers[f"{kind}_variance"] = (square - mean * mean).clamp(min=0)
-        if kind == "activation":
-            found.layers["slope_square"] = slopes
+    totals: dict[tuple[str, int], list[float]] = {}
+    for block in ledger.sums:
+        kind = "output" if block.shape is None else "activation"
+        for layer, *row in zip(block.layers, *block.values.tolist(), strict=True):
+            before = totals.get((kind, layer), (0.0,) * (1 + len(row)))
+            totals[kind, layer] = [p + q for p, q in zip(before, (block.count, *row), strict=True)]
+    for (kind, layer), (count, total, squares, *slopes) in totals.items():
+        if count:
+            mean = total / count
+            variance = squares / count - mean * mean
+            found.put(f"{kind}_mean", layer, mean)
+            found.put(f"{kind}_variance", layer, _positive(variance))
+            if slopes:
+                found.put("slope_square", layer, slopes[0] / count)
     _deltas(watch, scale, found)
     _units(watch, found)
     return found
 
 
-def _add(rows: Tensor, at: Tensor, values: Tensor) -> Tensor:
-    """Add values to rows, of which some may turn up again (faster than ``index_add_``)."""
-    return rows.index_put_((at,), values, accumulate=True)
-
-
 def _deltas(watch: Watch, scale: float, found: Summary) -> None:
-    squares = fetch([square for _, _, square in watch.ledger.deltas])
-    layers = _index(*(layer for layer, _, _ in watch.ledger.deltas))
-    total = squares.new_zeros(len(watch.order)).index_add_(0, layers, squares)
-    norms = torch.full_like(total, math.nan)
-    norms[layers] = total.sqrt()[layers] / scale
-    found.layers["delta_norms"] = norms
-    wild = ~((total > 1e-30) & (total < 1e30))
-    for layer, is_wild in zip(watch.order, wild.tolist(), strict=True):
-        layer.wild = is_wild
+    squares = read([square for _, _, square in watch.ledger.deltas])
+    totals: dict[int, float] = {}
+    for (layer, _, _), square in zip(watch.ledger.deltas, squares, strict=True):
+        totals[layer] = totals.get(layer, 0.0) + square
+    for layer, total in totals.items():
+        found.put("delta_norms", layer, math.sqrt(total) / scale)
+        watch.order[layer].wild = not 1e-30 < total < 1e30
     in_time: dict[tuple[int, int], float] = {}
     in_inputs = read([norm for _, _, norm in watch.ledger.times])
     for (layer, k, _), norm in zip(watch.ledger.times, in_inputs, strict=True):
@@ -166,7 +171,7 @@ def _deltas(watch: Watch, scale: float, found: Summary) -> None:
             and not isinstance(layer.module, nn.RNNBase)
         ):
             of_call = dict.fromkeys(range(layer.calls))
-            for (i, call, _), square in zip(watch.ledger.deltas, squares.tolist(), strict=True):
+            for (i, call, _), square in zip(watch.ledger.deltas, squares, strict=True):
                 if i == layer.index and call in of_call:
                     of_call[call] = (of_call[call] or 0.0) + square
             for k, call in enumerate(positions(layer.calls)):
@@ -194,6 +199,10 @@ def _inputs(ledger: Ledger) -> dict[str, float]:
     }
 
 
+def _positive(variance: float) -> float:
+    return variance if math.isnan(variance) else max(variance, 0.0)
+
+
 def _log10(number: float) -> float:
     if math.isnan(number):
         return math.nan
@@ -202,7 +211,6 @@ def _log10(number: float) -> float:
 
 def _units(watch: Watch, found: Summary) -> None:
     """Add the mean slope, and the shares of units that are saturated or dead."""
-    nothing = torch.full((len(watch.order),), math.nan, dtype=torch.float64)
     groups: dict[tuple, list[Sums]] = {}
     for block in watch.ledger.sums:
         if block.slopes is not None and block.count:
@@ -213,36 +221,32 @@ def _units(watch: Watch, found: Summary) -> None:
         place = {layer: k for k, layer in enumerate(layers)}
         owner = _index(*(place[row] for row in rows))
         counts = [block.count / units for block in blocks for _ in block.layers]
-        # A layer that ran several times is put together before its units are judged.
         slopes, sizes = (
-            _add(
-                torch.zeros(len(layers), units, dtype=torch.float64),
-                owner,
-                torch.cat([part.to("cpu", torch.float64) for part in parts]),
-            )
+            torch.cat([part.to("cpu", torch.float64) for part in parts])
             for parts in zip(*((block.slopes, block.sizes) for block in blocks), strict=True)
         )
+        if len(layers) < len(rows):  # what ran several times is put together before it is judged
+            nothing = torch.zeros(len(layers), units, dtype=torch.float64)
+            slopes = nothing.index_add(0, owner, slopes)
+            sizes = nothing.index_add(0, owner, sizes)
         positions_ = torch.zeros(len(layers), dtype=torch.float64).index_add_(
             0, owner, torch.tensor(counts, dtype=torch.float64)
         )
         mean = slopes / positions_.unsqueeze(1)
         saturated = (mean.abs() < SATURATED * shape.largest).double().mean(1)
-        dead = (sizes == 0).double().mean(1)
+        silent, dead = (torch.stack([slopes, sizes]) == 0).double().mean(2)
         # What is silent in some of the examples need not be dead; it will be looked at in all.
-        silent = (slopes == 0).any(1)
+        silent = silent > 0
         exact = torch.ones(len(layers), dtype=torch.bool)
         exact[owner[torch.tensor([not exact for b in blocks for exact in b.exact])]] = False
         dead.masked_fill_(silent & ~exact, math.nan)
         for layer, rare in zip(layers, silent.tolist(), strict=True):
             watch.order[layer].rare = rare
-        broken = mean.isnan().any(1)
-        for name, values in (
-            ("slope_mean", mean.mean(1)),
-            ("saturated", saturated),
-            ("dead", dead),
-        ):
-            of_all = found.layers.setdefault(name, nothing.clone())
-            of_all[_index(*layers)] = values.masked_fill(broken, math.nan)
+        of_layers = torch.stack([mean.mean(1), saturated, dead])
+        of_layers.masked_fill_(mean.isnan().any(1), math.nan)
+        for name, row in zip(("slope_mean", "saturated", "dead"), of_layers.tolist(), strict=True):
+            for layer, number in zip(layers, row, strict=True):
+                found.put(name, layer, number)
 
 
 def times(layer: Seen) -> int:
