@@ -45,15 +45,21 @@ class Shape:
     signed: bool
 
 
+# In place: a fresh block costs more than what is computed in it.
 def _tanh_slope(a: Tensor) -> Tensor:
-    return torch.addcmul(a.new_ones(()), a, a, value=-1)
+    return torch.addcmul(a.new_ones(()), a, a, value=-1, out=a)
 
 
 def _sigmoid_slope(a: Tensor) -> Tensor:
-    return torch.addcmul(a, a, a, value=-1)
+    return torch.addcmul(a, a, a, value=-1, out=a)
 
 
-CHEAP = {"relu": torch.sign, "tanh": _tanh_slope, "sigmoid": _sigmoid_slope}
+CHEAP = {
+    "relu": (torch.relu_, Tensor.sign_),
+    "tanh": (torch.tanh_, _tanh_slope),
+    "sigmoid": (torch.sigmoid_, _sigmoid_slope),
+}
+"""Activations, and their slopes as functions of what they return; both in place."""
 
 
 def _derivative(call: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -67,7 +73,7 @@ def shape_of(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape
     """Describe an activation by what it does on a grid."""
     if name in CHEAP:
         known = activations.get(name)
-        return Shape(name, known.largest_slope or 1.0, CHEAP[name], call, signed=False)
+        return Shape(name, known.largest_slope or 1.0, CHEAP[name][1], CHEAP[name][0], signed=False)
     try:
         slope = _derivative(call, activations._GRID.to(like.device, like.dtype))
     except RuntimeError:  # a slope for each channel
@@ -201,11 +207,9 @@ def _sum_activations(
 
 def _sum_positions(block: Tensor, unit_dim: int) -> Tensor:
     """Sum over all dimensions but the first and the units'."""
-    if unit_dim != -1:
-        kept = block.dim() + unit_dim
-        return block.sum([d for d in range(1, block.dim()) if d != kept])
-    rows = block.flatten(1, -2) if block.dim() > 2 else block.unsqueeze(1)
-    return rows.new_ones(rows.shape[1]) @ rows
+    kept = block.dim() + unit_dim
+    others = [d for d in range(1, block.dim()) if d != kept]
+    return block.sum(others) if others else block
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
