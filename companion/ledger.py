@@ -32,8 +32,9 @@ class Shape:
     Attributes:
         name: as :mod:`companion.activations` has it, or of the class.
         largest: the largest |φ′|.
-        slope: of (z, a), where it is known from a = φ(z) alone; None if ``call`` must be derived.
-        call: φ, for autograd.
+        slope: of a = φ(z) where it is known from that alone, in place of it; None if ``call`` must
+            be derived.
+        call: φ; it may work in place.
         signed: whether the slope can be negative.
 
     """
