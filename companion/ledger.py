@@ -21,7 +21,7 @@ NARROW = (torch.float16, torch.bfloat16)
 
 def wide(tensor: Tensor) -> Tensor:
     """Return a tensor detached, and in a type in which sums can be trusted."""
-    tensor = tensor.detach()
+    tensor = tensor.detach() if tensor.requires_grad else tensor
     return tensor.float() if tensor.dtype in NARROW else tensor
 
 
@@ -32,8 +32,9 @@ class Shape:
     Attributes:
         name: as :mod:`companion.activations` has it, or of the class.
         largest: the largest |φ′|.
-        slope: of (z, a), where it is known from a = φ(z) alone; None if ``call`` must be derived.
-        call: φ, for autograd.
+        slope: of a = φ(z) where it is known from that alone, in place of it; None if ``call`` must
+            be derived.
+        call: φ; it may work in place.
         signed: whether the slope can be negative.
 
     """
@@ -45,15 +46,21 @@ class Shape:
     signed: bool
 
 
+# In place: a fresh block costs more than what is computed in it.
 def _tanh_slope(a: Tensor) -> Tensor:
-    return torch.addcmul(a.new_ones(()), a, a, value=-1)
+    return torch.addcmul(a.new_ones(()), a, a, value=-1, out=a)
 
 
 def _sigmoid_slope(a: Tensor) -> Tensor:
-    return torch.addcmul(a, a, a, value=-1)
+    return torch.addcmul(a, a, a, value=-1, out=a)
 
 
-CHEAP = {"relu": torch.sign, "tanh": _tanh_slope, "sigmoid": _sigmoid_slope}
+CHEAP = {
+    "relu": (torch.relu_, Tensor.sign_),
+    "tanh": (torch.tanh_, _tanh_slope),
+    "sigmoid": (torch.sigmoid_, _sigmoid_slope),
+}
+"""Activations, and their slopes as functions of what they return; both in place."""
 
 
 def _derivative(call: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -67,7 +74,7 @@ def shape_of(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape
     """Describe an activation by what it does on a grid."""
     if name in CHEAP:
         known = activations.get(name)
-        return Shape(name, known.largest_slope or 1.0, CHEAP[name], call, signed=False)
+        return Shape(name, known.largest_slope or 1.0, CHEAP[name][1], CHEAP[name][0], signed=False)
     try:
         slope = _derivative(call, activations._GRID.to(like.device, like.dtype))
     except RuntimeError:  # a slope for each channel
@@ -75,7 +82,7 @@ def shape_of(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape
     return Shape(name, slope.abs().max().item(), None, call, signed=bool((slope < 0).any()))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Kept:
     """Examples of what a layer returned, until they are summed up.
 
@@ -105,7 +112,7 @@ class Sums(NamedTuple):
         layers: the layers' indices.
         shape: the activation, None for a layer's output.
         count: entries of each.
-        exact: whether dead units were looked for in the whole batch.
+        exact: of each, whether dead units were looked for in the whole batch.
         values: their sum, sum of squares, and that of squared slopes, (2 or 3, tensors).
         slopes: sum of the slopes by unit, (tensors, units); None for a layer's output.
         sizes: what is zero for the units that are dead.
@@ -115,7 +122,7 @@ class Sums(NamedTuple):
     layers: list[int]
     shape: Shape | None
     count: int
-    exact: bool
+    exact: list[bool]
     values: Tensor
     slopes: Tensor | None
     sizes: Tensor | None
@@ -145,17 +152,17 @@ class Ledger:
 
     def keep(self, unit_dim: int, kept: Kept) -> None:
         """Take examples into account; tensors of one shape wait for each other."""
+        if self._entries > WAITING:
+            self.flush()
         self._kept.append((unit_dim, kept))
         self._entries += kept.values.numel()
 
-    def flush(self, least: int = 0) -> None:
-        """Sum up what waits, if it is enough: a few operations for all tensors of one shape."""
-        if self._entries <= least:
-            return
+    def flush(self) -> None:
+        """Sum up what waits: a few operations for all tensors of one shape."""
         blocks: dict[tuple, list[Kept]] = {}
         for unit_dim, kept in self._kept:
-            values, whole = kept.values, kept.whole is None
-            key = (unit_dim, kept.shape, whole, values.shape, values.dtype, values.device)
+            values = kept.values
+            key = (unit_dim, kept.shape, values.shape, values.dtype, values.device)
             if kept.before is not None:
                 key += (kept.before.shape, kept.before.dtype)
             blocks.setdefault(key, []).append(kept)
@@ -176,7 +183,7 @@ def _moments(flat: Tensor) -> list[Tensor]:
 
 def _sum_outputs(layers: list[int], values: Tensor) -> Sums:
     flat = values.flatten(1)
-    return Sums(layers, None, flat.shape[1], False, torch.stack(_moments(flat)), None, None)
+    return Sums(layers, None, flat.shape[1], [], torch.stack(_moments(flat)), None, None)
 
 
 def _sum_activations(
@@ -188,52 +195,46 @@ def _sum_activations(
     values = _moments(flat)
     slope = _derivative(shape.call, z) if shape.slope is None else shape.slope(a)
     slopes = _sum_positions(slope, unit_dim)
-    if block[0].whole is not None:
-        sizes = torch.stack([kept.whole for kept in block])
-    elif shape.signed:
-        sizes = _sum_positions(slope.abs(), unit_dim)
-    else:
-        sizes = slopes
+    sizes = _sum_positions(slope.abs(), unit_dim) if shape.signed else slopes
+    whole = [i for i, kept in enumerate(block) if kept.whole is not None]
+    if whole:
+        at = torch.tensor(whole, device=sizes.device)
+        sizes = sizes.index_copy(0, at, torch.stack([block[i].whole for i in whole]).to(sizes))
     # Of zeros and ones the squares are known.
     values.append(slopes.sum(1) if shape.name == "relu" else slope.flatten(1).square().sum(1))
-    exact = block[0].whole is not None or not block[0].thinned
+    exact = [kept.whole is not None or not kept.thinned for kept in block]
     return Sums(layers, shape, flat.shape[1], exact, torch.stack(values), slopes, sizes)
 
 
 def _sum_positions(block: Tensor, unit_dim: int) -> Tensor:
     """Sum over all dimensions but the first and the units'."""
-    if unit_dim != -1:
-        kept = block.dim() + unit_dim
-        return block.sum([d for d in range(1, block.dim()) if d != kept])
-    rows = block.flatten(1, -2) if block.dim() > 2 else block.unsqueeze(1)
-    return rows.new_ones(rows.shape[1]) @ rows
+    kept = block.dim() + unit_dim
+    others = [d for d in range(1, block.dim()) if d != kept]
+    return block.sum(others) if others else block
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
     return wide(torch.stack(tensors))
 
 
-def alike(tensors: list[Tensor]) -> bool:
-    """Whether there are tensors, and all of one type on one device."""
-    return len({(tensor.device, tensor.dtype) for tensor in tensors}) == 1
-
-
 def read(values: list[Tensor]) -> list[float]:
     """Return 0-d tensors as numbers, in one transfer where they are on one device."""
     if not values:
         return []
-    if not alike(values):
-        values = [value.to("cpu", torch.float64) for value in values]
-    return torch.stack(values).tolist()
+    try:
+        return torch.stack(values).tolist()
+    except RuntimeError:  # they are on several devices
+        return torch.stack([value.to("cpu", torch.float64) for value in values]).tolist()
 
 
 def read_all(vectors: list[Tensor]) -> list[float]:
-    """Return the entries of all tensors as numbers, one tensor after another."""
+    """Return the entries of vectors as numbers, one after another."""
     if not vectors:
         return []
-    if not alike(vectors):
-        vectors = [vector.to("cpu", torch.float64) for vector in vectors]
-    return torch.cat([vector.reshape(-1) for vector in vectors]).tolist()
+    try:
+        return torch.cat(vectors).tolist()
+    except RuntimeError:  # they are on several devices
+        return torch.cat([vector.to("cpu", torch.float64) for vector in vectors]).tolist()
 
 
 def reduce(ledger: Ledger, group: object) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from companion._checks import positive_integer
-from companion.ledger import read, reduce
+from companion.ledger import read, reduce, wide
 from companion.log import Layer, Log
-from companion.summary import Norms, Summary, dense, summarize, times, underflow
+from companion.summary import Blocks, Summary, dense, summarize, times, underflow
 from companion.watching import POSITIONS, Seen, Watch
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class GradientMonitor:
     Norms are of everything. Means, variances and slopes of a layer whose output has more than 8192
     entries are of evenly spaced examples that hold at least 4096; whether a ReLU unit is dead is
     then looked up in the whole batch, and NaN at the one sample that did not yet look there. The
-    underflow is counted in about 512 entries of each large gradient.
+    underflow is counted in about 256 entries of each large gradient, and
+    in up to 16 gradients of each shape; the model's input is described by a part, too.
 
     Args:
         model: any module; if it is wrapped for data parallelism, the wrapper.
@@ -106,8 +107,10 @@ class GradientMonitor:
         self._rows: list[_Row] = []
         self._row = _Row(-1)
         self._inside = False
+        self._group: object = None
         self._handles: list[RemovableHandle] = []
-        self._before: list[Tensor] = []
+        self._before = Blocks([])
+        self._fits: list[tuple] = []  # what the blocks were made for
         self._parameters: list[nn.Parameter] = []
         self._heralds: list[nn.Parameter] = []
         self._begun = self._queued = False
@@ -130,6 +133,7 @@ class GradientMonitor:
         self._inside = True
         _SCALES.listen(self)
         self._parameters = list(self.model.parameters())
+        self._group = _group(self.model)
         self._heralds = _heralds(self.model)
         try:
             self._arm()
@@ -211,11 +215,12 @@ class GradientMonitor:
         if self.gradients_only:
             return
         with torch.no_grad():
-            self._row.weights = Norms([p.detach() for p in self._parameters])
-            learning = [p.detach() for p in self._parameters if p.requires_grad]
-            if not _fit(self._before, learning):
-                self._before = [torch.empty_like(p) for p in learning]
-            torch._foreach_copy_(self._before, learning)
+            fits = [(p.shape, p.dtype, p.device, p.requires_grad) for p in self._parameters]
+            learning = [p for p in self._parameters if p.requires_grad]
+            if fits != self._fits:
+                self._before, self._fits = Blocks(learning), fits
+            self._before.copy(learning)
+            self._row.weights = self._before.norms()
 
     def _arrived(self, _parameter: Tensor) -> None:
         """Ask to be called when this backward pass is over, and the processes are reduced."""
@@ -229,24 +234,24 @@ class GradientMonitor:
         self._queued = False
         if self._row.step < 0:
             return
-        row, parameters = self._row, self._parameters
-        found = [(i, dense(p.grad)) for i, p in enumerate(parameters) if p.grad is not None]
-        gradients = [gradient for _, gradient in found]
-        numbers = Norms(gradients).numbers()
-        row.non_finite = 0
+        row = self._row
         if self._scaler is not None:
             row.scale = self._scaler.get_scale()
-        row.gradients = [math.nan] * len(parameters)
-        row.total_norm = 0.0
-        for (i, gradient), number in zip(found, numbers, strict=True):
-            if not 1e-15 < number < 1e15:  # squares may have been lost, or there is no number
-                number = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
-                if not math.isfinite(number):
-                    row.non_finite += int((~gradient.isfinite()).sum())
-            row.gradients[i] = number / row.scale
-            row.total_norm = math.hypot(row.total_norm, row.gradients[i])
+        gradients = [p.grad for p in self._parameters]
+        there = [i for i, gradient in enumerate(gradients) if gradient is not None]
+        entries = [dense(gradients[i]) for i in there]
+        norms = read(list(torch._foreach_norm([wide(entry) for entry in entries])))
+        row.non_finite = 0
+        for k, norm in enumerate(norms):
+            if not 1e-15 < norm < 1e15:  # squares may have been lost, or there is no number
+                norms[k] = torch.linalg.vector_norm(entries[k], dtype=torch.float64).item()
+                if not math.isfinite(norms[k]):
+                    row.non_finite += int((~entries[k].isfinite()).sum())
+        norms = [norm / row.scale for norm in norms]
+        row.total_norm = math.hypot(*norms)
+        row.parameters["gradient_norms"] = dict(zip(there, norms, strict=True))
         if not self.gradients_only:
-            row.underflow = underflow(gradients)
+            row.underflow = underflow(_by_shape(entries))
 
     @torch.no_grad()
     def _finish(self) -> None:
@@ -255,25 +260,26 @@ class GradientMonitor:
         watch.settle()
         parameters = self._parameters
         if self._begun and not self.gradients_only:
-            learning = [i for i, p in enumerate(parameters) if p.requires_grad]
-            torch._foreach_sub_(self._before, [parameters[i].detach() for i in learning])
-            row.parameters["weight_norms"] = row.weights.numbers()
-            updates = [math.nan] * len(parameters)
-            for i, number in zip(learning, Norms(self._before).numbers(), strict=True):
-                updates[i] = number
-            row.parameters["update_norms"] = updates
-            row.weights = None
-        group = _group(self.model)
-        if group is not None:
-            reduce(watch.ledger, group)
-        row.summary = summarize(watch, row.scale)
+            learning = [i for i, fit in enumerate(self._fits) if fit[-1]]
+            frozen = [i for i, fit in enumerate(self._fits) if not fit[-1]]
+            self._before.subtract([parameters[i] for i in learning])
+            weights, updates = self._before.read(row.weights, self._before.norms())
+            if frozen:
+                weights += read(list(torch._foreach_norm([wide(parameters[i]) for i in frozen])))
+            row.parameters["weight_norms"] = dict(zip(learning + frozen, weights, strict=True))
+            row.parameters["update_norms"] = dict(zip(learning, updates, strict=True))
+            row.weights = []
+        if not self.gradients_only:
+            if self._group is not None:
+                reduce(watch.ledger, self._group)
+            row.summary = summarize(watch, row.scale)
         row.skipped = float(self._scaler is not None and row.non_finite > 0)
         self._rows.append(row)
         self._drain()
 
     def _drain(self) -> None:
         """Turn the losses that are still tensors into numbers, the mean over all processes."""
-        self._losses[self._drained :] = self._pending(_group(self.model))
+        self._losses[self._drained :] = self._pending(self._group)
         self._drained = len(self._losses)
 
     def _pending(self, group: object = None) -> list[float]:
@@ -292,22 +298,13 @@ class GradientMonitor:
         order, rows = self._watch.order, self._rows
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
         columns = {
-            field: _table(
-                [
-                    [row.summary.layers.get((field, i), math.nan) for i in range(len(order))]
-                    for row in rows
-                ],
-                len(order),
-            )
-            for field in _PER_LAYER
+            f: _table([row.summary.layers.get(f, {}) for row in rows], len(order))
+            for f in _PER_LAYER
         }
-        columns["gradient_norms"] = _table(
-            [row.gradients or [math.nan] * len(names) for row in rows], len(names)
-        )
-        for field in ("weight_norms", "update_norms"):
-            columns[field] = _table(
-                [row.parameters.get(field, [math.nan] * len(names)) for row in rows], len(names)
-            )
+        columns |= {
+            f: _table([row.parameters.get(f, {}) for row in rows], len(names))
+            for f in _PER_PARAMETER
+        }
         for field in _PER_STEP:
             columns[field] = _vector([row.value(field) for row in rows])
         durations = [times(layer) for layer in order]
@@ -394,13 +391,12 @@ class _Row:
     def __init__(self, step: int) -> None:
         self.step = step
         self.scale = 1.0
-        self.weights: Norms | None = None
-        self.gradients: list[float] = []
+        self.weights: list[Tensor] = []
         self.total_norm = math.nan
         self.skipped = 0.0
         self.non_finite = math.nan
         self.underflow = math.nan
-        self.parameters: dict[str, list[float]] = {}
+        self.parameters: dict[str, dict[int, float]] = {}
         self.summary = Summary({}, {}, {})
 
     def value(self, field: str) -> float:
@@ -408,8 +404,17 @@ class _Row:
         return self.summary.values.get(field, getattr(self, field, math.nan))
 
 
-def _table(rows: list[list[float]], width: int) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), width)
+def _table(rows: list[dict[int, float]], width: int) -> Tensor:
+    """Put rows below each other, by column; what was not measured is NaN."""
+    numbers = [[row.get(i, math.nan) for i in range(width)] for row in rows]
+    return torch.tensor(numbers, dtype=torch.float64).reshape(len(rows), width)
+
+
+def _by_shape(tensors: list[Tensor]) -> list[list[Tensor]]:
+    groups: dict[tuple, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
 
 
 def _vector(numbers: list[float]) -> Tensor:
@@ -438,14 +443,6 @@ def _one_number(loss: Tensor | float) -> Tensor | float:
         return float(loss)
     except (TypeError, ValueError) as error:
         raise TypeError(f"loss must be one number, got {type(loss).__name__}") from error
-
-
-def _fit(kept: list[Tensor], tensors: list[Tensor]) -> bool:
-    """Whether buffers can take these tensors."""
-    return len(kept) == len(tensors) and all(
-        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
-        for a, b in zip(kept, tensors, strict=True)
-    )
 
 
 def _cleaner(model: nn.Module) -> Callable[[str], str]:

@@ -8,7 +8,7 @@ none, and attaches them for the steps that are sampled only.
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from companion import activations
-from companion.ledger import WAITING, Kept, Ledger, Shape, shape_of, wide
+from companion.ledger import Kept, Ledger, Shape, shape_of, wide
 
 ENTRIES = 4096
 """Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
@@ -78,6 +78,7 @@ class Seen:
     units: int = 0
     unit_dim: int = -1
     dims: int = 0
+    others: list[int] = field(default_factory=list)
     calls: int = 1
     running: int = 0
     in_pass: int = 0
@@ -174,6 +175,20 @@ def _thin(tensor: Tensor) -> Tensor:
     return tensor.clone()
 
 
+def _listen(z: Tensor, listener: Callable[[Tensor], None]) -> None:
+    """Call with the gradient at a tensor; what is done to it in place later is no matter."""
+    node, k = z.grad_fn, z.output_nr
+    if node is None:
+        z.register_hook(listener)
+        return
+
+    def at_node(gradients: tuple[Tensor | None, ...]) -> None:  # at a quarter of the cost
+        if gradients[k] is not None:
+            listener(gradients[k])
+
+    node.register_prehook(at_node)
+
+
 def _again(func: Callable, args: tuple, kwargs: dict, z: Tensor) -> Tensor:
     return func(z, *args, **kwargs)
 
@@ -197,7 +212,6 @@ class Watch:
         self._needs_mode = False
         self.inside: nn.Module | None = None
         self._noted = False
-        self._ones: dict[tuple, Tensor] = {}
         self._handlers = self._dispatch()
 
     def _dispatch(self) -> dict[int, Callable[[nn.Module, tuple, Any], None]]:
@@ -229,7 +243,6 @@ class Watch:
         self._handles = []
         self._leave()
         self._origins.clear()
-        self._ones.clear()
         self._last = self.inside = None
 
     def sample(self) -> None:
@@ -278,7 +291,7 @@ class Watch:
         if self.full:
             inputs = next(_tensors(args), None)
             if inputs is not None:
-                self._inputs(wide(inputs))
+                self._inputs(_thin(inputs))
         if self._mode is None and self.full and (self._needs_mode or not self._surveyed):
             self._mode = _Functions(self)
             self._mode.__enter__()
@@ -309,8 +322,7 @@ class Watch:
         many = z is not output and not isinstance(module, nn.MultiheadAttention)
         for tensor in _tensors(output) if many else (z,):
             if tensor.requires_grad:
-                tensor.register_hook(partial(self._delta, self.ledger, layer, call))
-        self.ledger.flush(WAITING)
+                _listen(tensor, partial(self._delta, self.ledger, layer, call))
         values = _thin(z)
         layer.kept = Kept(layer.index, values, thinned=values.shape != z.shape)
         self.ledger.keep(layer.unit_dim, layer.kept)
@@ -330,12 +342,13 @@ class Watch:
         conv = isinstance(layer.module, nn.modules.conv._ConvNd)
         layer.unit_dim = -1 - spatial if conv else -1
         layer.units, layer.dims = z.shape[layer.unit_dim], z.dim()
+        layer.others = [d for d in range(z.dim()) if d != z.dim() + layer.unit_dim]
         if isinstance(layer.module, nn.RNNCellBase):
             layer.time = 1
 
     def _delta(self, ledger: Ledger, layer: Seen, call: int, gradient: Tensor) -> None:
         # float32 loses the squares of entries beyond 1e±19; float64 is exact and takes longer.
-        flat = wide(gradient).double() if layer.wild else wide(gradient)
+        flat = gradient.detach().double() if layer.wild else wide(gradient)
         flat = flat.reshape(-1)
         ledger.deltas.append((layer.index, call, torch.dot(flat, flat)))
 
@@ -433,17 +446,7 @@ class Watch:
             kept.before = _thin(z)
             kept.thinned = kept.before.shape != z.shape
         if kept.thinned and shape.name == "relu" and owner.rare:
-            kept.whole = self._over_positions(wide(a), owner)
-
-    def _over_positions(self, a: Tensor, layer: Seen) -> Tensor:
-        """Sum over all dimensions but the units'."""
-        if layer.unit_dim != -1:
-            return a.sum([d for d in range(a.dim()) if d != a.dim() + layer.unit_dim])
-        rows = a.reshape(-1, layer.units)
-        key = (rows.shape[0], rows.dtype, rows.device)
-        if key not in self._ones:  # a product is three times faster than a sum
-            self._ones[key] = rows.new_ones(rows.shape[0])
-        return self._ones[key] @ rows
+            kept.whole = a.detach().sum(owner.others)
 
     def _at_norm_module(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
         if args and isinstance(output, Tensor):
@@ -459,20 +462,15 @@ class Watch:
     # ------------------------------------------------------------ the model's input
 
     def _inputs(self, x: Tensor) -> None:
-        """Add the moments of each feature, about its first value so that no digits are lost."""
+        """Add the moments of each feature."""
         if x.numel() == 0:
             return
         x = x.reshape(-1, 1) if x.dim() < 2 else x
         dim = x.dim() - 1 if x.dim() < 4 else 1
         dims = [d for d in range(x.dim()) if d != dim]
-        first = x
-        for d in dims:
-            first = first.narrow(d, 0, 1)
-        moved = x - first
+        variances, means = torch.var_mean(x.double(), dims, correction=0)
         n = x.numel() // x.shape[dim]
-        mean = moved.sum(dims) / n
-        squares = (moved * moved).sum(dims).double() - n * mean.double().square()
-        self.ledger.inputs.append((n, n * (mean.double() + first.flatten().double()), squares))
+        self.ledger.inputs.append((n, n * means, n * variances))
 
 
 def _module_name(module: nn.Module) -> str:
@@ -493,4 +491,7 @@ def positions(times: int) -> list[int]:
 def spread(variances: Tensor) -> float:
     """Return the largest over the smallest nonzero standard deviation."""
     nonzero = variances[variances > 0]
-    return math.sqrt(nonzero.max() / nonzero.min()) if len(nonzero) else math.nan
+    if not len(nonzero):
+        return math.nan
+    least, most = nonzero.aminmax()
+    return math.sqrt(most / least)
