@@ -9,10 +9,14 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
-    assert "('0', '2')" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("learning rate too low  (confidence")
+    assert (tmp_path / "run.json").is_file()
 
 
 def test_the_targets_named_are_there() -> None:
