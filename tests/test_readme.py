@@ -15,7 +15,7 @@ def test_the_example_runs(
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("learning rate too low  (confidence")
+    assert capsys.readouterr().out.startswith("learning rate too low (confidence")
     assert (tmp_path / "run.json").is_file()
 
 
