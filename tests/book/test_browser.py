@@ -238,6 +238,13 @@ def test_a_chapter_reads_without_scripts(name: str, browser: Browser, address: s
     context.close()
 
 
+@pytest.mark.parametrize("paper", ["A4", "Letter"])
+def test_the_checklist_is_one_page_on_paper(paper: str, tab: Page, address: str) -> None:
+    tab.goto(f"{address}checklist.html", wait_until="networkidle")
+    margin = dict.fromkeys(("top", "right", "bottom", "left"), "1cm")
+    assert len(re.findall(rb"/Type\s*/Page\b", tab.pdf(format=paper, margin=margin))) == 1
+
+
 def test_an_unknown_address_shows_a_page_that_leads_on(tab: Page, address: str) -> None:
     response = tab.goto(f"{address}some/where/else.html")
     assert response is not None
