@@ -1459,6 +1459,8 @@ MUTATIONS = [
         "if not 1e-15 < norm < 1e15:",
         "if not norm < 1e15:",
         "tests/test_monitor.py::test_gradients_whose_squares_float32_cannot_hold",
+    ),
+    Mutation(
         "companion/evidence.py",
         "(x[j] - x[i])).quantile(0.5).item()",
         "(x[j] - x[i])).mean().item()",
