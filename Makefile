@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+DRAWS ?= 1
 LIGHTHOUSE := 12.8.2
 # The exact versions that the stored outputs were made with; `CONSTRAINTS=` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
@@ -23,7 +24,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.
 
 .DEFAULT_GOAL := help
 .PHONY: help assignments bench book calibration clean lighthouse outputs screenshots serve stamp test test-colab \
-	test-kernels test-mutations verdicts
+	test-kernels test-mutations test-rounding verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -79,6 +80,10 @@ test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
 	$(OTHER_KERNELS) $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
 	$(TWO_THREADS) $(PYTEST) $(NBVAL) $(CHAPTERS)
+
+test-rounding: $(VENV)/.test ## the chapters again, rounding as other machines do (DRAWS=1,2,3 CHAPTER=name)
+	$(RUNNER) DRAWS=$(DRAWS) CHAPTER="$(CHAPTER)" $(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 \
+		--durations=0 tests/rounding.py
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
 	$(RUNNER) $(PYTEST) --dist load tests/mutations.py

@@ -1,0 +1,407 @@
+"""Arithmetic that rounds as another machine's would: off by a unit in the last place, at random.
+
+`Rounding(draw)` is a mode of torch under which every result that machines may round differently
+comes out a unit in the last place off: products, sums, means, norms, decompositions, elementary
+functions, normal draws; forward and backward, under autograd and under torch.func. `others(draw)`
+does the same to what NumPy, SciPy and Python's `math` return to a chapter or to the companion, and
+to what enters torch from NumPy.
+
+What every machine agrees on is left as it is: + − × ÷ √ element by element, comparisons, copies,
+casts, uniform draws; sums and products of integers (and of halves, quarters, ...); a sum that has a
+single term; an integer that a function makes of integers. So what is exact by construction keeps
+its digits. A sum that cancels is off by a unit of its terms: a zero that comes about so is a zero
+to rounding. What has 16 bits is off by a unit of float32, in which it is accumulated, before it is
+rounded to 16.
+
+As a program, `python -P tests/noise.py -f CONNECTION`, this is a kernel with that arithmetic. The
+environment variable ROUNDING is the number of the draw.
+"""
+
+import functools
+import importlib
+import importlib.util
+import math
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+POOL = 1 << 18  # units at hand; what needs more takes them again
+HALVES = (torch.float16, torch.bfloat16)
+# Numbers that are multiples of these are taken for exact, as long as their sums are small enough.
+QUANTA = {torch.float32: 2.0**-8, torch.float64: 2.0**-20}
+
+# Operators that do not round, or round once and so in one way only.
+EXACT = frozenset(
+    """
+    abs alias amax amin aminmax bernoulli block_diag cat ceil clamp clamp_max clamp_min clone
+    complex conj_physical constant_pad_nd copy copysign cummax cummin diag_embed div dropout
+    embedding empty empty_like empty_strided eye fill flip floor fmax fmin fmod frac full full_like
+    gather hardtanh hardtanh_backward im2col index index_copy index_fill index_select kthvalue
+    leaky_relu leaky_relu_backward lift lift_fresh masked_fill masked_scatter masked_select max
+    max_pool2d_with_indices maximum median min minimum mode mul nan_to_num nanmedian native_dropout
+    native_dropout_backward neg new_empty new_empty_strided new_full new_ones new_zeros nextafter
+    nll_loss_backward ones ones_like put rand rand_like reciprocal reflection_pad1d
+    reflection_pad2d relu remainder repeat resize resolve_conj roll round scalar_tensor scatter
+    select_backward select_scatter set sgn sign slice_backward slice_scatter sort sqrt square stack
+    take threshold threshold_backward to_copy topk tril triu trunc uniform unsafe_split unsafe_view
+    where zero zeros zeros_like
+    """.split()
+)
+SUMS = frozenset({"sum", "mean", "linalg_vector_norm"})
+# Where the first factor of a product stands among the arguments.
+PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
+
+
+@functools.cache
+def name_of(func: Any) -> str:  # noqa: ANN401
+    """Return an operator's name without namespace, overload, and the marks of being in place."""
+    return func._schema.name.rpartition("::")[2].removeprefix("_foreach_").strip("_")
+
+
+@functools.cache
+def is_view(func: Any) -> bool:  # noqa: ANN401
+    """Return whether an operator gives another view of what it takes."""
+    results = func._schema.returns
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in results)
+
+
+@functools.cache
+def written(func: Any) -> tuple[tuple[int, str], ...]:  # noqa: ANN401
+    """Return place and name of each argument that an operator writes to."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if a.alias_info and a.alias_info.is_write)
+
+
+def is_floating(value: object) -> bool:
+    """Return whether this is a tensor with floating-point or complex numbers in it."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.numel() == 0:
+        return False
+    return value.is_floating_point() or value.is_complex()
+
+
+def are_multiples(values: Tensor, quantum: float) -> bool:
+    """Return whether all are multiples of a number; most are found out by the first of them."""
+    for part in (values[(slice(0, 1),) * values.dim()], values):
+        scaled = part / quantum
+        if not torch.equal(scaled, scaled.round()):
+            return False
+    return True
+
+
+def sums_exactly(terms: Tensor) -> bool:
+    """Return whether the terms are so coarse that they sum up exactly, in whatever order."""
+    quantum = QUANTA.get(terms.dtype)
+    if quantum is None or not are_multiples(terms, quantum):
+        return not is_floating(terms)
+    return bool(terms.abs().sum() * torch.finfo(terms.dtype).eps < quantum)
+
+
+def multiplies_exactly(a: Tensor, b: Tensor) -> bool:
+    """Return whether the terms of a matrix product are so coarse that it is exact."""
+    quantum = QUANTA.get(a.dtype)
+    if quantum is None or not (are_multiples(a, quantum**0.5) and are_multiples(b, quantum**0.5)):
+        return not is_floating(a)
+    largest = a.abs().amax() * b.abs().amax() * a.shape[-1]
+    return bool(largest * torch.finfo(a.dtype).eps < quantum)
+
+
+def is_exact(func: Any, args: Any, kwargs: Any) -> bool:  # noqa: ANN401
+    """Return whether every machine agrees on this result to the last digit."""
+    name = name_of(func)
+    if name in EXACT:
+        return True
+    if name in ("add", "sub", "rsub"):  # a + αb is rounded once or twice
+        return kwargs.get("alpha", 1) in (1, -1)
+    if name == "pow" and not isinstance(args[1], Tensor):
+        return args[1] in (0, 0.5, 1, 2)
+    if name == "index_put":
+        return not (args[3:] and args[3])
+    if not isinstance(args[0] if args else None, Tensor):
+        return False
+    if name in SUMS:
+        of_largest = name == "linalg_vector_norm" and args[1:] and abs(args[1]) in (0, math.inf)
+        return of_largest or sums_exactly(args[0])
+    if name in PRODUCTS:
+        return multiplies_exactly(*args[PRODUCTS[name] : PRODUCTS[name] + 2])
+    return False
+
+
+def matrices(name: str, args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Return what a product multiplies as (..., n, k) and (..., k, m)."""
+    a, b = args[PRODUCTS[name] : PRODUCTS[name] + 2]
+    return (a if a.dim() > 1 else a[None]), (b if b.dim() > 1 else b[:, None])
+
+
+def product_terms(a: Tensor, b: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the typical size of a sum of the terms, and which sums have no two of them."""
+    size = a.norm(dim=-1)[..., :, None] * b.norm(dim=-2)[..., None, :] / a.shape[-1] ** 0.5
+    alone = ((a != 0).sum(-1) <= 1)[..., :, None] | ((b != 0).sum(-2) <= 1)[..., None, :]
+    if (out == 0).any():
+        alone = alone | ((a != 0).float() @ (b != 0).float() <= 1)
+    return size.reshape(out.shape), alone.expand(size.shape).reshape(out.shape)
+
+
+def sum_terms(name: str, args: Any, out: Tensor) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401
+    """Return the typical size of a sum of the terms, and which sums have no two of them."""
+    values = args[0]
+    dims = args[2:3] if name == "linalg_vector_norm" else args[1:2]
+    dims = dims[0] if dims and dims[0] not in (None, [], ()) else tuple(range(values.dim()))
+    alone = ((values != 0).sum(dims) <= 1).reshape(out.shape)
+    if name == "linalg_vector_norm":
+        return None, alone  # squares do not cancel
+    size = torch.linalg.vector_norm(values, dim=dims).reshape(out.shape)
+    return (size * out.numel() / values.numel() if name == "mean" else size), alone
+
+
+def are_whole(values: Tensor) -> Tensor:
+    """Return which numbers are integers or halves of integers."""
+    return values + values == (values + values).round()
+
+
+class Rounding(TorchDispatchMode):
+    """Rounds as another machine would; each draw is another such machine."""
+
+    def __init__(self, draw: int) -> None:
+        super().__init__()
+        self.random = random.Random(draw)
+        signs = torch.randint(-1, 2, (POOL,), generator=torch.Generator().manual_seed(draw))
+        self.units = {dtype: signs.to(dtype) * torch.finfo(dtype).eps for dtype in QUANTA}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Run an operator, and nudge what machines may not agree on."""
+        kwargs = kwargs or {}
+        if is_view(func) or is_exact(func, args, kwargs):
+            return func(*args, **kwargs)
+        is_drawn = torch.Tag.nondeterministic_seeded in func.tags
+        if not is_drawn and any(is_floating(t) and t.dtype in HALVES for t in tree_leaves(args)):
+            wide = self.run(func, *tree_map(widened, (args, kwargs)))[1]
+            out = func(*args, **kwargs)
+            for target, better in zip(results(func, args, kwargs, out), wide, strict=True):
+                if target.dtype in HALVES:
+                    target.copy_(better)
+            return out
+        return self.run(func, args, kwargs)[0]
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:  # noqa: ANN401
+        """Return an operator's result, nudged in place, and the list of what was nudged."""
+        before = args[0] if args and is_floating(args[0]) else None
+        if before is not None and written(func):
+            before = before.clone()
+        out = func(*args, **kwargs)
+        targets = results(func, args, kwargs, out)
+        for target in targets:
+            if not target.is_complex():
+                self.nudge_(target, *terms(name_of(func), args, before, target))
+            else:
+                self.nudge_(torch.view_as_real(target))
+        return out, targets
+
+    def nudge_(
+        self, values: Tensor, size: Tensor | None = None, exact: Tensor | None = None
+    ) -> None:
+        """Move values in place by a unit: of their own last place, or of that of a size above."""
+        if values.dtype not in self.units:
+            return
+        units = self.some(values.shape, values.dtype)
+        if exact is not None:
+            units = units.masked_fill(exact, 0)
+        if size is None:
+            values.mul_(units + 1)
+        else:
+            values.add_((units * torch.maximum(values.abs(), size)).nan_to_num_(0, 0, 0))
+
+    def some(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Return units from somewhere in the pool, as many as the shape takes."""
+        pool, count = self.units[dtype], math.prod(shape)
+        if count >= POOL:
+            return pool.repeat(-(-count // POOL))[:count].view(shape)
+        start = self.random.randrange(POOL - count)
+        return pool[start : start + count].view(shape)
+
+
+def results(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
+    """Return what an operator has computed: what it returns, and what it has written to."""
+    inside = [args[i] if i < len(args) else kwargs.get(name) for i, name in written(func)]
+    return list({id(t): t for t in tree_leaves((out, inside)) if is_floating(t)}.values())
+
+
+def widened(value: Any) -> Any:  # noqa: ANN401
+    """Return a copy of a tensor, and float32 in place of a type of 16 bits."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float32) if value.dtype in HALVES else value.clone()
+    return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
+
+
+def terms(
+    name: str,
+    args: Any,  # noqa: ANN401
+    before: Tensor | None,
+    out: Tensor,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return what a result's unit is measured by, if not by itself, and where it is exact."""
+    if name in PRODUCTS:
+        return product_terms(*matrices(name, args), out)
+    if name in SUMS:
+        return sum_terms(name, args, out)
+    if before is None or before.dtype != out.dtype:
+        return None, None
+    if "linalg" in name:
+        size = out.abs().amax(dim=(-2, -1)[-out.dim() :] or (), keepdim=True).expand(out.shape)
+        return size, are_whole(out) if are_whole(before).all() else None
+    if name in ("tanh_backward", "sigmoid_backward"):  # δ(1 − y²), δ(1 − y)y
+        return before.abs(), are_whole(args[1])
+    if before.shape != out.shape:
+        return None, None
+    return None, (out == before) | (are_whole(out) & are_whole(before))
+
+
+# What NumPy, SciPy and math return to these is nudged; what they return to each other is not.
+READERS = ("__main__", "companion")
+NUMPY_EXACT = frozenset(
+    """
+    abs absolute add ceil conj conjugate copysign divide fabs floor floor_divide fmax fmin fmod
+    maximum minimum mod modf multiply negative nextafter positive remainder rint sign sqrt square
+    subtract true_divide trunc
+    """.split()
+)
+NUMPY_SUMS = frozenset("average mean nanmean nansum sum".split())
+NUMPY_REDUCTIONS = frozenset(
+    """
+    convolve corrcoef correlate cov cumprod cumsum dot einsum gradient inner interp kron matmul
+    nanpercentile nanquantile nanstd nanvar percentile polyfit polyval prod quantile std tensordot
+    trapezoid vdot var
+    """.split()
+)
+WHOLE_MODULES = (
+    "numpy.fft numpy.linalg numpy.polynomial.chebyshev numpy.polynomial.hermite "
+    "numpy.polynomial.hermite_e numpy.polynomial.laguerre numpy.polynomial.legendre "
+    "scipy.fft scipy.integrate scipy.interpolate scipy.linalg scipy.optimize scipy.signal "
+    "scipy.special scipy.stats"
+).split()
+MATH_EXACT = frozenset(
+    "ceil copysign fabs floor fmod fsum ldexp modf nextafter remainder sqrt trunc ulp".split()
+)
+
+
+class Nudged:
+    """A function of NumPy, SciPy or math that is off by a unit where a reader calls it."""
+
+    def __init__(self, function: Callable[..., Any], units: random.Random) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.function, self.units = function, units
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.function, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call the function, and nudge what it returns."""
+        result = self.function(*args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.partition(".")[0] not in READERS:
+            return result
+        given = [a for a in (*args, *kwargs.values()) if isinstance(a, np.ndarray | float | int)]
+        whole = bool(given) and all(is_whole(a) for a in given)
+        if whole and self.function.__name__ in NUMPY_SUMS:
+            return result
+        return nudged(result, self.units, whole)
+
+
+def is_whole(value: Any) -> bool:  # noqa: ANN401
+    """Return whether all that NumPy or Python holds here are multiples of one half."""
+    values = np.asarray(value)
+    return values.dtype.kind in "biu" or (
+        values.dtype.kind == "f" and bool((2 * values == np.floor(2 * values)).all())
+    )
+
+
+def nudged(value: Any, units: random.Random, whole: bool = False) -> Any:  # noqa: ANN401
+    """Return a result of NumPy, SciPy or math off by a unit: a number, an array, or many."""
+    if isinstance(value, dict):  # and so scipy's results
+        return type(value)({key: nudged(each, units, whole) for key, each in value.items()})
+    if isinstance(value, tuple):
+        each = [nudged(one, units, whole) for one in value]
+        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+    if isinstance(value, float | complex | np.floating | np.complexfloating):
+        kept = whole and isinstance(value, float | np.floating) and is_whole(value)
+        eps = np.finfo(type(value) if isinstance(value, np.generic) else float).eps
+        return value if kept else value * type(value)(1 + eps * units.randint(-1, 1))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fc" and value.size:
+        signs = np.frombuffer(units.randbytes(value.size), np.uint8).reshape(value.shape) % 3
+        if whole and value.dtype.kind == "f":
+            signs = np.where(2 * value == np.floor(2 * value), 1, signs)
+        eps = np.finfo(value.dtype).eps
+        return (value * (1 + eps * (signs.astype(value.real.dtype) - 1))).astype(value.dtype)
+    return value
+
+
+def from_numpy(function: Callable[..., Tensor], units: random.Random) -> Callable[..., Tensor]:
+    """Return a way into torch that nudges what comes from NumPy, unless it is coarse."""
+
+    @functools.wraps(function)
+    def enter(data: Any, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        own = isinstance(data, np.ndarray) and caller.partition(".")[0] in READERS
+        if own and data.dtype.kind == "f" and not (data * 64 == np.floor(data * 64)).all():
+            data = nudged(data, units)
+        return function(data, *args, **kwargs)
+
+    return enter
+
+
+def functions(module: ModuleType) -> Iterator[str]:
+    """List the names of a module's functions that machines may round differently."""
+    for name in dir(module):
+        each = getattr(module, name)
+        if name.startswith("_") or not callable(each) or isinstance(each, type):
+            continue
+        if module is np:
+            is_one = name in NUMPY_SUMS | NUMPY_REDUCTIONS
+            chosen = is_one or (isinstance(each, np.ufunc) and name not in NUMPY_EXACT)
+        else:
+            chosen = module is not math or name not in MATH_EXACT
+        if chosen:
+            yield name
+
+
+@contextmanager
+def others(draw: int) -> Iterator[None]:
+    """Nudge what NumPy, SciPy and math return, and what enters torch from NumPy."""
+    units, replaced = random.Random(draw), []
+    modules = [np, math]
+    for name in WHOLE_MODULES:
+        if importlib.util.find_spec(name.partition(".")[0]):
+            modules.append(importlib.import_module(name))
+    ways = [(torch, name, from_numpy) for name in ("as_tensor", "from_numpy", "tensor")]
+    ways += [(module, name, Nudged) for module in modules for name in functions(module)]
+    for module, name, wrapper in ways:
+        replaced.append((module, name, getattr(module, name)))
+        setattr(module, name, wrapper(getattr(module, name), units))
+    try:
+        yield
+    finally:
+        for module, name, function in replaced:
+            setattr(module, name, function)
+
+
+if __name__ == "__main__":
+    from ipykernel import kernelapp
+
+    number = int(os.environ["ROUNDING"])
+    with others(number), Rounding(number):
+        kernelapp.launch_new_instance()
