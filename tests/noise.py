@@ -200,7 +200,7 @@ class Rounding(TorchDispatchMode):
 
     def run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:  # noqa: ANN401
         """Return an operator's result, nudged in place, and the list of what was nudged."""
-        before = args[0] if args and is_floating(args[0]) else None
+        before = next((value for value in args[:2] if is_floating(value)), None)
         if before is not None and written(func):
             before = before.clone()
         out = func(*args, **kwargs)
@@ -262,7 +262,8 @@ def terms(
     if before is None or before.dtype != out.dtype:
         return None, None
     if "linalg" in name:
-        size = out.abs().amax(dim=(-2, -1)[-out.dim() :] or (), keepdim=True).expand(out.shape)
+        dims = tuple(range(-min(out.dim(), 2), 0))
+        size = out.abs().amax(dims, keepdim=True).expand(out.shape)
         return size, are_whole(out) if are_whole(before).all() else None
     if name in ("tanh_backward", "sigmoid_backward"):  # δ(1 − y²), δ(1 − y)y
         return before.abs(), are_whole(args[1])
