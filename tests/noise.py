@@ -40,6 +40,9 @@ HALVES = (torch.float16, torch.bfloat16)
 # Numbers that are multiples of these are taken for exact, as long as their sums are small enough.
 QUANTA = {torch.float32: 2.0**-8, torch.float64: 2.0**-20}
 
+# What a result's unit is measured by, if not by itself, and where it is exact.
+Terms = tuple[Tensor | None, Tensor | None]
+
 # Operators that do not round, or round once and so in one way only.
 EXACT = frozenset(
     """
@@ -57,6 +60,7 @@ EXACT = frozenset(
     where zero zeros zeros_like
     """.split()
 )
+UPDATES = frozenset("add addcdiv addcmul lerp rsub sub".split())
 SUMS = frozenset({"sum", "mean", "linalg_vector_norm"})
 # Where the first factor of a product stands among the arguments.
 PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
@@ -142,16 +146,24 @@ def matrices(name: str, args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
     return (a if a.dim() > 1 else a[None]), (b if b.dim() > 1 else b[:, None])
 
 
-def product_terms(a: Tensor, b: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the typical size of a sum of the terms, and which sums have no two of them."""
-    size = a.norm(dim=-1)[..., :, None] * b.norm(dim=-2)[..., None, :] / a.shape[-1] ** 0.5
+def product_terms(a: Tensor, b: Tensor, out: Tensor) -> Terms:
+    """Return the typical size of a sum of the terms, and which sums have no two of them.
+
+    Most products need neither: no sum of theirs nearly cancels, and none has a single term.
+    """
+    lone = min((a[(0,) * (a.dim() - 1)] != 0).sum(), (b[(0,) * (b.dim() - 2)][:, 0] != 0).sum())
+    low, high = out.abs().aminmax()
+    if lone > 1 and low > 1e-9 * high:
+        return None, None
+    norm = torch.linalg.vector_norm
+    size = norm(a, dim=-1)[..., :, None] * norm(b, dim=-2)[..., None, :] / a.shape[-1] ** 0.5
     alone = ((a != 0).sum(-1) <= 1)[..., :, None] | ((b != 0).sum(-2) <= 1)[..., None, :]
-    if (out == 0).any():
+    if low == 0:
         alone = alone | ((a != 0).float() @ (b != 0).float() <= 1)
     return size.reshape(out.shape), alone.expand(size.shape).reshape(out.shape)
 
 
-def sum_terms(name: str, args: Any, out: Tensor) -> tuple[Tensor | None, Tensor]:  # noqa: ANN401
+def sum_terms(name: str, args: Any, out: Tensor) -> Terms:  # noqa: ANN401
     """Return the typical size of a sum of the terms, and which sums have no two of them."""
     values = args[0]
     dims = args[2:3] if name == "linalg_vector_norm" else args[1:2]
@@ -188,8 +200,7 @@ class Rounding(TorchDispatchMode):
         kwargs = kwargs or {}
         if is_view(func) or is_exact(func, args, kwargs):
             return func(*args, **kwargs)
-        is_drawn = torch.Tag.nondeterministic_seeded in func.tags
-        if not is_drawn and any(is_floating(t) and t.dtype in HALVES for t in tree_leaves(args)):
+        if has_halves(args) and torch.Tag.nondeterministic_seeded not in func.tags:
             wide = self.run(func, *tree_map(widened, (args, kwargs)))[1]
             out = func(*args, **kwargs)
             for target, better in zip(results(func, args, kwargs, out), wide, strict=True):
@@ -219,12 +230,12 @@ class Rounding(TorchDispatchMode):
         if values.dtype not in self.units:
             return
         units = self.some(values.shape, values.dtype)
-        if exact is not None:
+        if exact is not None and exact.any():
             units = units.masked_fill(exact, 0)
         if size is None:
             values.mul_(units + 1)
         else:
-            values.add_((units * torch.maximum(values.abs(), size)).nan_to_num_(0, 0, 0))
+            values.add_(torch.maximum(values.abs(), size).mul_(units).nan_to_num_(0, 0, 0))
 
     def some(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return units from somewhere in the pool, as many as the shape takes."""
@@ -237,8 +248,21 @@ class Rounding(TorchDispatchMode):
 
 def results(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
     """Return what an operator has computed: what it returns, and what it has written to."""
+    if isinstance(out, Tensor) and not written(func):
+        return [out] if is_floating(out) else []
     inside = [args[i] if i < len(args) else kwargs.get(name) for i, name in written(func)]
     return list({id(t): t for t in tree_leaves((out, inside)) if is_floating(t)}.values())
+
+
+def has_halves(args: Any) -> bool:  # noqa: ANN401
+    """Return whether there is a tensor of 16 bits among the arguments, or in a list of them."""
+    for value in args:
+        if isinstance(value, Tensor):
+            if value.dtype in HALVES:
+                return True
+        elif isinstance(value, list | tuple) and has_halves(value):
+            return True
+    return False
 
 
 def widened(value: Any) -> Any:  # noqa: ANN401
@@ -248,12 +272,7 @@ def widened(value: Any) -> Any:  # noqa: ANN401
     return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
 
 
-def terms(
-    name: str,
-    args: Any,  # noqa: ANN401
-    before: Tensor | None,
-    out: Tensor,
-) -> tuple[Tensor | None, Tensor | None]:
+def terms(name: str, args: Any, before: Tensor | None, out: Tensor) -> Terms:  # noqa: ANN401
     """Return what a result's unit is measured by, if not by itself, and where it is exact."""
     if name in PRODUCTS:
         return product_terms(*matrices(name, args), out)
@@ -269,7 +288,11 @@ def terms(
         return before.abs(), are_whole(args[1])
     if before.shape != out.shape:
         return None, None
-    return None, (out == before) | (are_whole(out) & are_whole(before))
+    unmoved = out == before
+    if name in UPDATES:
+        return None, unmoved
+    whole = are_whole(out)
+    return None, unmoved | (whole & are_whole(before)) if whole.any() else unmoved
 
 
 # What NumPy, SciPy and math return to these is nudged; what they return to each other is not.
