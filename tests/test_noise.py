@@ -216,6 +216,14 @@ def test_numpy_scipy_and_math_are_nudged_for_readers(
         assert all(np.allclose(each, outside[0], rtol=1e-14, atol=1e-15) for each in inside)
 
 
+def test_equal_numbers_enter_torch_as_equal_numbers(
+    called: Callable[[str, str], list[np.ndarray]],
+) -> None:
+    for each in called("torch.as_tensor(np.array([[0.1, 0.7], [0.7, 0.1]]))", "__main__"):
+        assert each[0, 0] == each[1, 1]
+        assert each[0, 1] == each[1, 0]
+
+
 @pytest.mark.parametrize(
     "code",
     [
