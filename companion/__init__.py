@@ -35,6 +35,7 @@ Each module is one subject, and the chapter of the same name derives what it com
 * :mod:`companion.checks` -- what the visible checks of an assignment call, and its own numbers
 * :mod:`companion.data` -- real data that ships with a dependency
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
+* :mod:`companion.tally` -- counts that chaos decides, in words that survive it
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
 * :mod:`companion.explore` -- sliders that work in a notebook and in a page without a kernel
 
@@ -78,6 +79,7 @@ __all__ = [
     "signal",
     "stream",
     "summary",
+    "tally",
     "training",
     "transformer",
     "watching",

@@ -155,6 +155,14 @@ def test_a_sum_that_cancels_is_off_by_a_unit_of_its_terms() -> None:
     assert 0 < cancelled.abs().max() < 1e-15
 
 
+def test_a_small_sum_beside_large_ones_is_off_by_a_unit_of_its_own_terms() -> None:
+    scales = torch.logspace(0, -60, 30, dtype=torch.float64)
+    small = under(1, lambda: torch.outer(scales, A[:30, 0]) @ B.abs())
+    plain = torch.outer(scales, A[:30, 0]) @ B.abs()
+    torch.testing.assert_close(small, plain, rtol=1e-12, atol=0)
+    assert (small != plain).any(1).sum() > 25
+
+
 def test_small_singular_values_are_off_by_a_unit_of_the_largest() -> None:
     rank_one = A[:, :1] @ B[:1]
     with_noise = under(1, lambda: torch.linalg.svdvals(rank_one))

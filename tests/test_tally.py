@@ -1,0 +1,59 @@
+"""Counts in words: every count has its words, and one more or less changes them only at an edge."""
+
+import pytest
+import torch
+from helpers import reproducible
+from hypothesis import given
+from hypothesis import strategies as st
+
+from companion.tally import band, share
+
+CASES = st.integers(1, 500)
+
+
+@reproducible
+@given(CASES, st.data())
+def test_a_band_holds_the_count_and_there_are_three(cases: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, cases))
+    low, to, high, of, total = band(hits, cases).split()
+    assert (to, of, int(total)) == ("to", "of", cases)
+    assert int(low) <= hits <= int(high)
+    every = [band(each, cases) for each in range(cases + 1)]
+    assert len(set(every)) <= 3
+    assert every == sorted(every, key=every.index)
+
+
+@pytest.mark.parametrize(
+    ("cases", "edges"), [(4, [1, 3]), (6, [1, 5]), (8, [2, 6]), (20, [5, 15])], ids=str
+)
+def test_the_edges_are_the_quarters(cases: int, edges: list[int]) -> None:
+    few, most = edges
+    assert band(few, cases) == f"0 to {few} of {cases}"
+    assert band(few + 1, cases) == band(most - 1, cases) == f"{few + 1} to {most - 1} of {cases}"
+    assert band(most, cases) == f"{most} to {cases} of {cases}"
+
+
+@reproducible
+@given(CASES, st.data())
+def test_a_share_is_said_in_the_nearest_tenth(cases: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, cases))
+    said = share(hits, cases)
+    assert (said == "all") == (hits == cases)
+    assert (said == "none") == (hits == 0)
+    tenths = {"all": 10, "none": 0, "nearly all": 10, "hardly any": 0}.get(said)
+    tenths = int(said.split()[1]) if tenths is None else tenths
+    assert abs(10 * hits / cases - tenths) <= 0.5
+
+
+def test_a_tensor_of_one_number_is_a_count() -> None:
+    assert band(torch.tensor(3), 4) == band(3, 4)
+    assert share(torch.tensor(3), 30) == share(3, 30) == "about 1 in 10"
+
+
+@pytest.mark.parametrize("function", [band, share])
+def test_a_count_that_cannot_be_is_refused(function: object) -> None:
+    for hits in (-1, 9):
+        with pytest.raises(ValueError, match=f"from 0 to 8, got {hits}"):
+            function(hits, 8)
+    with pytest.raises(ValueError, match="cases must be at least 1"):
+        function(0, 0)
