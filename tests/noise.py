@@ -95,11 +95,9 @@ def is_floating(value: object) -> bool:
 
 def are_multiples(values: Tensor, quantum: float) -> bool:
     """Return whether all are multiples of a number; most are found out by the first of them."""
-    for part in (values[(slice(0, 1),) * values.dim()], values):
-        scaled = part / quantum
-        if not torch.equal(scaled, scaled.round()):
-            return False
-    return True
+    if values.numel() == 0 or values[(0,) * values.dim()].item() % quantum:  # nan is true
+        return False
+    return not torch.fmod(values, quantum).any()
 
 
 def sums_exactly(terms: Tensor) -> bool:
@@ -122,8 +120,6 @@ def multiplies_exactly(a: Tensor, b: Tensor) -> bool:
 def is_exact(func: Any, args: Any, kwargs: Any) -> bool:  # noqa: ANN401
     """Return whether every machine agrees on this result to the last digit."""
     name = name_of(func)
-    if name in EXACT:
-        return True
     if name in ("add", "sub", "rsub"):  # a + αb is rounded once or twice
         return kwargs.get("alpha", 1) in (1, -1)
     if name == "pow" and not isinstance(args[1], Tensor):
@@ -151,10 +147,11 @@ def product_terms(a: Tensor, b: Tensor, out: Tensor) -> Terms:
 
     Most products need neither: no sum of theirs nearly cancels, and none has a single term.
     """
-    lone = min((a[(0,) * (a.dim() - 1)] != 0).sum(), (b[(0,) * (b.dim() - 2)][:, 0] != 0).sum())
     low, high = out.abs().aminmax()
-    if lone > 1 and low > 1e-9 * high:
-        return None, None
+    if low > 1e-9 * high:
+        row, column = a[(0,) * (a.dim() - 1)], b[(0,) * (b.dim() - 2)][:, 0]
+        if row.count_nonzero() > 1 and column.count_nonzero() > 1:
+            return None, None
     size = (a.double().square() @ b.double().square()).sqrt().to(out.dtype).reshape(out.shape)
     return size, (out.abs() - size).abs() <= 8 * torch.finfo(out.dtype).eps * size
 
@@ -173,7 +170,7 @@ def sum_terms(name: str, args: Any, out: Tensor) -> Terms:  # noqa: ANN401
 
 def are_whole(values: Tensor) -> Tensor:
     """Return which numbers are integers or halves of integers."""
-    return values + values == (values + values).round()
+    return torch.fmod(values, 0.5) == 0
 
 
 class Rounding(TorchDispatchMode):
@@ -184,6 +181,12 @@ class Rounding(TorchDispatchMode):
         self.random = random.Random(draw)
         signs = torch.randint(-1, 2, (POOL,), generator=torch.Generator().manual_seed(draw))
         self.units = {dtype: signs.to(dtype) * torch.finfo(dtype).eps for dtype in QUANTA}
+        self.factors = {dtype: units + 1 for dtype, units in self.units.items()}
+        self.agreed: set[Any] = set()  # operators that are exact whatever they are given
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # which costs more than the dispatch itself
 
     def __torch_dispatch__(
         self,
@@ -194,7 +197,11 @@ class Rounding(TorchDispatchMode):
     ) -> Any:  # noqa: ANN401
         """Run an operator, and nudge what machines may not agree on."""
         kwargs = kwargs or {}
-        if is_view(func) or is_exact(func, args, kwargs):
+        if func in self.agreed:
+            return func(*args, **kwargs)
+        if is_view(func) or name_of(func) in EXACT:
+            self.agreed.add(func)
+        if func in self.agreed or is_exact(func, args, kwargs):
             return func(*args, **kwargs)
         if has_halves(args) and torch.Tag.nondeterministic_seeded not in func.tags:
             wide = self.run(func, *tree_map(widened, (args, kwargs)))[1]
@@ -225,21 +232,24 @@ class Rounding(TorchDispatchMode):
         """Move values in place by a unit: of their own last place, or of that of a size above."""
         if values.dtype not in self.units:
             return
-        units = self.some(values.shape, values.dtype)
-        if exact is not None and exact.any():
+        keep = exact is not None and bool(exact.any())
+        if size is None and not keep:
+            values.mul_(self.some(self.factors, values))
+            return
+        units = self.some(self.units, values)
+        if keep:
             units = units.masked_fill(exact, 0)
         if size is None:
             values.mul_(units + 1)
         else:
             values.add_(torch.maximum(values.abs(), size).mul_(units).nan_to_num_(0, 0, 0))
 
-    def some(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Return units from somewhere in the pool, as many as the shape takes."""
-        pool, count = self.units[dtype], math.prod(shape)
+    def some(self, pools: dict[torch.dtype, Tensor], values: Tensor) -> Tensor:
+        """Return as many as there are values, from somewhere in their type's pool."""
+        pool, count = pools[values.dtype], values.numel()
         if count >= POOL:
-            return pool.repeat(-(-count // POOL))[:count].view(shape)
-        start = self.random.randrange(POOL - count)
-        return pool[start : start + count].view(shape)
+            return pool.repeat(-(-count // POOL))[:count].view(values.shape)
+        return pool.narrow(0, int(self.random.random() * (POOL - count)), count).view(values.shape)
 
 
 def results(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
@@ -284,11 +294,10 @@ def terms(name: str, args: Any, before: Tensor | None, out: Tensor) -> Terms:  #
         return before.abs(), are_whole(args[1])
     if before.shape != out.shape:
         return None, None
-    unmoved = out == before
     if name in UPDATES:
-        return None, unmoved
-    whole = are_whole(out)
-    return None, unmoved | (whole & are_whole(before)) if whole.any() else unmoved
+        return None, out == before
+    whole = are_whole(before)
+    return None, whole & are_whole(out) if whole.any() else None
 
 
 # What NumPy, SciPy and math return to these is nudged; what they return to each other is not.

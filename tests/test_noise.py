@@ -110,11 +110,14 @@ def under(draw: int, function: Callable[[], Tensor]) -> Tensor:
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_what_machines_round_differently_differs_in_the_last_places(name: str) -> None:
     function = DIFFERENT[name]
-    first, again, second = under(1, function), under(1, function), under(2, function)
+    first, again = under(1, function), under(1, function)
     assert torch.equal(first, again)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, function()) or not torch.equal(second, function())
-    torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+    # A single number is left alone by one draw in three.
+    others = [under(draw, function) for draw in (2, 3, 4, 5)]
+    assert any(not torch.equal(first, other) for other in others)
+    assert any(not torch.equal(function(), other) for other in others)
+    for other in others:
+        torch.testing.assert_close(first, other, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SAME)
