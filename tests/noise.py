@@ -41,7 +41,7 @@ HALVES = (torch.float16, torch.bfloat16)
 QUANTA = {torch.float32: 2.0**-8, torch.float64: 2.0**-20}
 
 # What a result's unit is measured by, if not by itself, and where it is exact.
-Terms = tuple[Tensor | None, Tensor | None]
+Terms = tuple[np.ndarray | None, np.ndarray | None]
 
 # Operators that do not round, or round once and so in one way only.
 EXACT = frozenset(
@@ -93,27 +93,38 @@ def is_floating(value: object) -> bool:
     return value.is_floating_point() or value.is_complex()
 
 
-def are_multiples(values: Tensor, quantum: float) -> bool:
+def array(values: Tensor) -> np.ndarray:
+    """Return a tensor's numbers as NumPy sees them, in place; on small ones it is much quicker."""
+    return (values.detach() if values.requires_grad else values).resolve_neg().numpy()
+
+
+def are_multiples(values: np.ndarray, quantum: float) -> bool:
     """Return whether all are multiples of a number; most are found out by the first of them."""
-    if values.numel() == 0 or values[(0,) * values.dim()].item() % quantum:  # nan is true
+    if values.size == 0 or values[(0,) * values.ndim] % quantum != 0:
         return False
-    return not torch.fmod(values, quantum).any()
+    scaled = values / quantum
+    return np.array_equal(scaled, np.rint(scaled))
 
 
 def sums_exactly(terms: Tensor) -> bool:
     """Return whether the terms are so coarse that they sum up exactly, in whatever order."""
     quantum = QUANTA.get(terms.dtype)
-    if quantum is None or not are_multiples(terms, quantum):
+    if quantum is None:
         return not is_floating(terms)
-    return bool(terms.abs().sum() * torch.finfo(terms.dtype).eps < quantum)
+    values = array(terms)
+    coarse = are_multiples(values, quantum)
+    return coarse and bool(np.abs(values).sum() * torch.finfo(terms.dtype).eps < quantum)
 
 
 def multiplies_exactly(a: Tensor, b: Tensor) -> bool:
     """Return whether the terms of a matrix product are so coarse that it is exact."""
     quantum = QUANTA.get(a.dtype)
-    if quantum is None or not (are_multiples(a, quantum**0.5) and are_multiples(b, quantum**0.5)):
+    if quantum is None:
         return not is_floating(a)
-    largest = a.abs().amax() * b.abs().amax() * a.shape[-1]
+    left, right = array(a), array(b)
+    if not (are_multiples(left, quantum**0.5) and are_multiples(right, quantum**0.5)):
+        return False
+    largest = np.abs(left).max() * np.abs(right).max() * a.shape[-1]
     return bool(largest * torch.finfo(a.dtype).eps < quantum)
 
 
@@ -136,41 +147,40 @@ def is_exact(func: Any, args: Any, kwargs: Any) -> bool:  # noqa: ANN401
     return False
 
 
-def matrices(name: str, args: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Return what a product multiplies as (..., n, k) and (..., k, m)."""
-    a, b = args[PRODUCTS[name] : PRODUCTS[name] + 2]
-    return (a if a.dim() > 1 else a[None]), (b if b.dim() > 1 else b[:, None])
-
-
-def product_terms(a: Tensor, b: Tensor, out: Tensor) -> Terms:
+def product_terms(name: str, args: Any, out: np.ndarray) -> Terms:  # noqa: ANN401
     """Return the typical size of a sum of the terms, and which sums have no two of them.
 
     Most products need neither: no sum of theirs nearly cancels, and none has a single term.
     """
-    low, high = out.abs().aminmax()
-    if low > 1e-9 * high:
-        row, column = a[(0,) * (a.dim() - 1)], b[(0,) * (b.dim() - 2)][:, 0]
-        if row.count_nonzero() > 1 and column.count_nonzero() > 1:
+    a, b = (array(factor) for factor in args[PRODUCTS[name] : PRODUCTS[name] + 2])
+    a, b = (a if a.ndim > 1 else a[None]), (b if b.ndim > 1 else b[:, None])  # (n, k), (k, m)
+    sizes = np.abs(out)
+    if sizes.min() > 1e-9 * sizes.max():
+        row, column = a[(0,) * (a.ndim - 1)], b[(0,) * (b.ndim - 2)][:, 0]
+        if np.count_nonzero(row) > 1 and np.count_nonzero(column) > 1:
             return None, None
-    size = (a.double().square() @ b.double().square()).sqrt().to(out.dtype).reshape(out.shape)
-    return size, (out.abs() - size).abs() <= 8 * torch.finfo(out.dtype).eps * size
+    squares = np.square(a, dtype=np.float64) @ np.square(b, dtype=np.float64)
+    size = np.sqrt(squares).astype(out.dtype).reshape(out.shape)
+    return size, np.abs(sizes - size) <= 8 * np.finfo(out.dtype).eps * size
 
 
-def sum_terms(name: str, args: Any, out: Tensor) -> Terms:  # noqa: ANN401
+def sum_terms(name: str, args: Any, out: np.ndarray) -> Terms:  # noqa: ANN401
     """Return the typical size of a sum of the terms, and which sums have no two of them."""
-    values = args[0]
+    values = array(args[0])
     dims = args[2:3] if name == "linalg_vector_norm" else args[1:2]
-    dims = dims[0] if dims and dims[0] not in (None, [], ()) else tuple(range(values.dim()))
-    alone = ((values != 0).sum(dims) <= 1).reshape(out.shape)
+    dims = dims[0] if dims and dims[0] not in (None, [], ()) else range(values.ndim)
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    alone = (np.count_nonzero(values, axis=dims) <= 1).reshape(out.shape)
     if name == "linalg_vector_norm":
         return None, alone  # squares do not cancel
-    size = torch.linalg.vector_norm(values, dim=dims).reshape(out.shape)
-    return (size * out.numel() / values.numel() if name == "mean" else size), alone
+    size = np.sqrt(np.square(values).sum(axis=dims)).reshape(out.shape)
+    return (size * out.size / values.size if name == "mean" else size), alone
 
 
-def are_whole(values: Tensor) -> Tensor:
+def are_whole(values: np.ndarray) -> np.ndarray:
     """Return which numbers are integers or halves of integers."""
-    return torch.fmod(values, 0.5) == 0
+    doubled = values + values
+    return np.rint(doubled) == doubled
 
 
 class Rounding(TorchDispatchMode):
@@ -180,8 +190,9 @@ class Rounding(TorchDispatchMode):
         super().__init__()
         self.random = random.Random(draw)
         signs = torch.randint(-1, 2, (POOL,), generator=torch.Generator().manual_seed(draw))
-        self.units = {dtype: signs.to(dtype) * torch.finfo(dtype).eps for dtype in QUANTA}
-        self.factors = {dtype: units + 1 for dtype, units in self.units.items()}
+        units = [(signs.to(dtype) * torch.finfo(dtype).eps).numpy() for dtype in QUANTA]
+        self.units = {each.dtype: each for each in units}
+        self.factors = {each.dtype: each + 1 for each in units}
         self.agreed: set[Any] = set()  # operators that are exact whatever they are given
 
     @classmethod
@@ -219,37 +230,39 @@ class Rounding(TorchDispatchMode):
             before = before.clone()
         out = func(*args, **kwargs)
         targets = results(func, args, kwargs, out)
-        for target in targets:
-            if not target.is_complex():
-                self.nudge_(target, *terms(name_of(func), args, before, target))
-            else:
-                self.nudge_(torch.view_as_real(target))
+        with np.errstate(all="ignore"):
+            for target in targets:
+                if target.is_complex():
+                    self.nudge_(array(torch.view_as_real(target.resolve_conj())))
+                elif target.dtype in QUANTA:
+                    values = array(target)
+                    self.nudge_(values, *terms(name_of(func), args, before, values))
         return out, targets
 
     def nudge_(
-        self, values: Tensor, size: Tensor | None = None, exact: Tensor | None = None
+        self, values: np.ndarray, size: np.ndarray | None = None, exact: np.ndarray | None = None
     ) -> None:
         """Move values in place by a unit: of their own last place, or of that of a size above."""
-        if values.dtype not in self.units:
-            return
-        keep = exact is not None and bool(exact.any())
+        keep = exact is not None and exact.any()
         if size is None and not keep:
-            values.mul_(self.some(self.factors, values))
+            values *= self.some(self.factors, values)
             return
         units = self.some(self.units, values)
         if keep:
-            units = units.masked_fill(exact, 0)
+            units = np.where(exact, 0, units)
         if size is None:
-            values.mul_(units + 1)
+            values *= units + 1
         else:
-            values.add_(torch.maximum(values.abs(), size).mul_(units).nan_to_num_(0, 0, 0))
+            change = np.maximum(np.abs(values), size) * units
+            values += change if np.isfinite(change).all() else np.nan_to_num(change, posinf=0)
 
-    def some(self, pools: dict[torch.dtype, Tensor], values: Tensor) -> Tensor:
+    def some(self, pools: dict[np.dtype, np.ndarray], values: np.ndarray) -> np.ndarray:
         """Return as many as there are values, from somewhere in their type's pool."""
-        pool, count = pools[values.dtype], values.numel()
+        pool, count = pools[values.dtype], values.size
         if count >= POOL:
-            return pool.repeat(-(-count // POOL))[:count].view(values.shape)
-        return pool.narrow(0, int(self.random.random() * (POOL - count)), count).view(values.shape)
+            return np.resize(pool, values.shape)
+        start = int(self.random.random() * (POOL - count))
+        return pool[start : start + count].reshape(values.shape)
 
 
 def results(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
@@ -278,25 +291,25 @@ def widened(value: Any) -> Any:  # noqa: ANN401
     return torch.float32 if isinstance(value, torch.dtype) and value in HALVES else value
 
 
-def terms(name: str, args: Any, before: Tensor | None, out: Tensor) -> Terms:  # noqa: ANN401
+def terms(name: str, args: Any, before: Tensor | None, out: np.ndarray) -> Terms:  # noqa: ANN401
     """Return what a result's unit is measured by, if not by itself, and where it is exact."""
     if name in PRODUCTS:
-        return product_terms(*matrices(name, args), out)
+        return product_terms(name, args, out)
     if name in SUMS:
         return sum_terms(name, args, out)
-    if before is None or before.dtype != out.dtype:
+    if before is None or before.dtype not in QUANTA:
         return None, None
+    given = array(before)
     if "linalg" in name:
-        dims = tuple(range(-min(out.dim(), 2), 0))
-        size = out.abs().amax(dims, keepdim=True).expand(out.shape)
-        return size, are_whole(out) if are_whole(before).all() else None
-    if name in ("tanh_backward", "sigmoid_backward"):  # δ(1 − y²), δ(1 − y)y
-        return before.abs(), are_whole(args[1])
-    if before.shape != out.shape:
+        size = np.abs(out).max(axis=tuple(range(-min(out.ndim, 2), 0)), keepdims=True)
+        return size, are_whole(out) if are_whole(given).all() else None
+    if given.shape != out.shape:
         return None, None
+    if name in ("tanh_backward", "sigmoid_backward"):  # δ(1 − y²), δ(1 − y)y
+        return np.abs(given), are_whole(array(args[1]))
     if name in UPDATES:
-        return None, out == before
-    whole = are_whole(before)
+        return None, out == given
+    whole = are_whole(given)
     return None, whole & are_whole(out) if whole.any() else None
 
 

@@ -138,7 +138,7 @@ def test_a_nudge_is_a_unit_and_goes_either_way(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_16_bits_are_accumulated_in_32(dtype: torch.dtype) -> None:
-    a, b = normal(300, 200, seed=1).to(dtype), normal(200, 300, seed=2).to(dtype)
+    a, b = normal(1000, 99, seed=1).to(dtype), normal(99, 1000, seed=2).to(dtype)
     plain, noisy = (a.float() @ b.float()).to(dtype), under(1, lambda: a @ b)
     moved = plain != noisy
     # A unit of float32 moves only what lies that near to the middle between two numbers.
@@ -258,7 +258,7 @@ def test_what_is_exact_in_numpy_and_math_stays_exact(
 
 
 SIXTEENTH = {
-    "forward": "x.exp().sum().item()",
+    "forward": "x.exp().tolist()",
     "backward": "torch.autograd.grad(w.exp().square().sum(), w)[0].tolist()",
     "float32": "(x.float().reshape(50, -1) @ x.float().reshape(-1, 50)).tolist()",
     "bfloat16": "(h[:2000].view(-1, 2) @ h[:2000].view(2, -1)).flatten().tolist()[::7]",
