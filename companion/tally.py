@@ -4,30 +4,45 @@ Which single run gets through a steep loss may depend on the last digit of a pro
 machine. How many of them do hardly depends on it; a range and a tenth say as much of that as holds.
 """
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
 from companion._checks import positive_integer
 
+QUARTERS = (0.25, 0.75)
 
-def band(hits: int, cases: int) -> str:
-    """Return the range in which a count of a few cases lies: up to a quarter, or from three on.
+
+def band(hits: int, cases: int, cuts: Sequence[float] = QUARTERS) -> str:
+    """Return the range in which a count lies: at first up to a quarter, or from three on.
 
     Args:
         hits: how many of the cases.
         cases: how many there are.
+        cuts: shares that part the ranges, rising; a count on a cut belongs to what is nearer to
+            none or to all of them.
 
     Raises:
-        ValueError: unless ``hits`` is from 0 to ``cases``.
+        ValueError: unless ``hits`` is from 0 to ``cases``, and the cuts rise from above 0 to
+            below 1.
 
     Example:
         >>> band(1, 8), band(5, 8), band(8, 8)
         ('0 to 2 of 8', '3 to 5 of 8', '6 to 8 of 8')
+        >>> band(19, 56, cuts=(0.25, 0.5, 0.9))
+        '15 to 28 of 56'
 
     """
     hits, cases = _checked(hits, cases)
-    few = cases // 4
-    for low, high in ((0, few), (few + 1, cases - few - 1), (cases - few, cases)):
-        if low <= hits <= high:
-            break
-    return f"{low} to {high} of {cases}"
+    if not cuts or any(low >= high for low, high in pairwise((0, *cuts, 1))):
+        raise ValueError(f"cuts must rise from above 0 to below 1, got {cuts!r}")
+    low = 0
+    for cut in cuts:
+        high = math.floor(cut * cases) if cut <= 0.5 else math.ceil(cut * cases) - 1
+        if hits <= high:
+            return f"{low} to {high} of {cases}"
+        low = high + 1
+    return f"{low} to {cases} of {cases}"
 
 
 def share(hits: int, cases: int) -> str:

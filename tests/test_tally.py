@@ -21,6 +21,8 @@ def test_a_band_holds_the_count_and_there_are_three(cases: int, data: st.DataObj
     every = [band(each, cases) for each in range(cases + 1)]
     assert len(set(every)) <= 3
     assert every == sorted(every, key=every.index)
+    turned = [band(cases - each, cases) for each in range(cases + 1)]
+    assert [len(set(every)), every.count(every[0])] == [len(set(turned)), turned.count(turned[0])]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,20 @@ def test_the_edges_are_the_quarters(cases: int, edges: list[int]) -> None:
     assert band(few, cases) == f"0 to {few} of {cases}"
     assert band(few + 1, cases) == band(most - 1, cases) == f"{few + 1} to {most - 1} of {cases}"
     assert band(most, cases) == f"{most} to {cases} of {cases}"
+
+
+def test_cuts_of_ones_own_part_the_ranges() -> None:
+    cuts = (0.1, 0.5, 0.9)
+    ranges = ["0 to 5 of 50", "6 to 25 of 50", "26 to 44 of 50", "45 to 50 of 50"]
+    assert [band(hits, 50, cuts) for hits in (5, 6, 25, 26, 44, 45)] == [
+        ranges[k] for k in (0, 1, 1, 2, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("cuts", [(), (0.0,), (0.5, 0.5), (0.5, 0.2), (1.0,)], ids=str)
+def test_cuts_that_part_nothing_are_refused(cuts: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="cuts must rise from above 0 to below 1"):
+        band(1, 2, cuts)
 
 
 @reproducible
