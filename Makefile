@@ -9,9 +9,20 @@ DRAWS ?= 1
 LIGHTHOUSE := 12.8.2
 # The exact versions that the stored outputs were made with; `CONSTRAINTS=` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
-	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DECLARED := pyproject.toml $(CONSTRAINTS)
+# On Linux the usual torch brings gigabytes of CUDA, so torch's own index of CPU builds is asked for
+# once. `TORCH_INDEX=URL` names another one, `TORCH_INDEX=` none, and neither asks.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PATIENCE := 10
+ifeq ($(origin TORCH_INDEX),undefined)
+ASKED := $(VENV)/.torch-index
+TORCH_INDEX = $(shell cat $(ASKED) 2>/dev/null)
+endif
+PIP = set -o pipefail; $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Of what pip says, what takes long: one should see that it goes on.
+SHOWN := | awk '/^ *(Downloading|Using cached) .*[0-9] [MG]B/ { print; fflush() } \
+	/^Installing collected/ { print "  Unpacking all of it"; fflush() }'
 
 CHAPTERS := $(wildcard book/*.ipynb)
 # Progress bars off and one thread a process, exactly as when the outputs were stored. Where there
@@ -44,12 +55,22 @@ $(VENV)/.created:
 $(VENV)/.book: $(VENV)/.created $(DECLARED)
 	@echo "Installing what builds the book into $(VENV) ..."
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > $(VENV)/book.txt
-	@$(PIP) --requirement $(VENV)/book.txt
+	@$(PIP) --requirement $(VENV)/book.txt $(SHOWN)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.created $(DECLARED)
-	@echo "Installing the companion and what checks it into $(VENV) ..."
-	@$(PIP) --editable '.[book,test,teach]'
+$(VENV)/.torch-index: $(VENV)/.created $(DECLARED)
+	@if [ "$$(uname)" != Linux ]; then \
+		echo "torch comes from the usual index, which has CPU builds for $$(uname)." >&2; \
+	elif timeout $(PATIENCE) $(PYTHON) -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1]).read(1)' \
+			$(CPU_INDEX)/torch/ 2>/dev/null; then \
+		echo "torch comes as a CPU build from $(CPU_INDEX)." >&2; echo $(CPU_INDEX); \
+	else \
+		echo "$(CPU_INDEX) does not answer: torch comes from the usual index." >&2; \
+	fi > $@
+
+$(VENV)/.test: $(VENV)/.created $(DECLARED) $(ASKED)
+	@echo "Installing the companion, torch and what checks them into $(VENV), for some minutes ..."
+	@$(PIP) --editable '.[book,test,teach]' $(SHOWN)
 	@touch $@ $(VENV)/.book $(VENV)/.teach
 
 $(VENV)/.teach: $(VENV)/.test
