@@ -30,18 +30,26 @@ CHAPTERS := $(wildcard book/*.ipynb)
 RUNNER := TQDM_DISABLE=1 OMP_NUM_THREADS=1
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 TWO_THREADS := TQDM_DISABLE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Files go whole to one of two workers: the chapters first, which take longest, then as they stand.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Tests that each take long go one by one to who is free. `SAMPLE=MINUTES` takes as many as there is
+# time for, in an order that the last commit decides; what was touched since BASE, a commit, is first.
+ONE_BY_ONE = $(BIN)/python -m pytest -n $(if $(COLAB_PYTHON),0,2) --dist load --maxschedchunk=1 \
+	$(if $(SAMPLE),-p tests.sampling --sample $(SAMPLE))
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
+CHECKS := test test-mutations test-kernels test-colab test-rounding calibration
+
 .DEFAULT_GOAL := help
-.PHONY: help assignments bench book calibration clean lighthouse outputs screenshots serve stamp test test-colab \
+.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab \
 	test-kernels test-mutations test-rounding verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1|\2/' \
 		| while IFS='|' read -r name what; do printf '%-24s %s\n' "  $$name" "$$what"; done
-	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch."
+	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch;"
+	@echo "SAMPLE=MINUTES takes a sample of test-mutations, test-colab, test-rounding or calibration."
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -96,22 +104,25 @@ lighthouse: book ## audit the heaviest chapter (needs node and a Chromium; not p
 test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter against its stored outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(RUNNER) $(PYTEST) --doctest-modules $(NBVAL) tests companion $(CHAPTERS)
+	$(RUNNER) $(PYTEST) --durations=10 --doctest-modules $(NBVAL) $(CHAPTERS) tests companion
+
+check-all: ## every check there is, whole: what is slow and seldom tells anything as well (hours)
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(CHECKS) DRAWS=1,2,3,4,5,6,7,8,9,10
 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
 	$(OTHER_KERNELS) $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
 	$(TWO_THREADS) $(PYTEST) $(NBVAL) $(CHAPTERS)
 
 test-rounding: $(VENV)/.test ## the chapters again, rounding as other machines do (DRAWS=1,2,3 CHAPTER=name)
-	$(RUNNER) DRAWS=$(DRAWS) CHAPTER="$(CHAPTER)" $(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 \
-		--durations=0 tests/rounding.py
+	$(RUNNER) DRAWS=$(DRAWS) CHAPTER="$(CHAPTER)" $(ONE_BY_ONE) --durations=0 tests/rounding.py
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
-	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
+	$(RUNNER) $(ONE_BY_ONE) tests/mutations.py
 
-test-colab: $(VENV)/.test ## run the last commit's chapters on Colab's versions, on other kernels and two threads
+test-colab: $(VENV)/.test ## the last commit's chapters on Colab's versions, other kernels, two threads (DRAW=1)
+	@$(BIN)/python tests/colab_versions.py
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(OTHER_KERNELS) $(TWO_THREADS) \
-		$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=0 tests/colab.py
+		$(ONE_BY_ONE) --durations=0 tests/colab.py
 
 # What the monitor is measured against stays out of .venv, and finds its torch there.
 BENCH := _build/bench
@@ -130,7 +141,7 @@ bench: $(BENCH)/.created ## run the benchmarks in tests/benchmarks
 		PYTHONPATH=. $(RUNNER) $(BENCH)/bin/python "$$script" || exit 1; done
 
 calibration: $(VENV)/.test ## try the diagnosis on the whole zoo, and mend what is broken (some minutes)
-	$(RUNNER) $(BIN)/python tests/calibration.py
+	$(RUNNER) $(if $(SAMPLE),$(ONE_BY_ONE),$(BIN)/python) tests/calibration.py
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)
