@@ -9,9 +9,20 @@ DRAWS ?= 1
 LIGHTHOUSE := 12.8.2
 # The exact versions that the stored outputs were made with; `CONSTRAINTS=` takes the newest instead.
 CONSTRAINTS ?= constraints.txt
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
-	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 DECLARED := pyproject.toml $(CONSTRAINTS)
+# On Linux the usual torch brings gigabytes of CUDA, so torch's own index of CPU builds is asked for
+# once. `TORCH_INDEX=URL` names another one, `TORCH_INDEX=` none, and neither asks.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PATIENCE := 10
+ifeq ($(origin TORCH_INDEX),undefined)
+ASKED := $(VENV)/.torch-index
+TORCH_INDEX = $(shell cat $(ASKED) 2>/dev/null)
+endif
+PIP = set -o pipefail; $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# Of what pip says, what takes long: one should see that it goes on.
+SHOWN := | awk '/^ *(Downloading|Using cached) .*[0-9] [MG]B/ { print; fflush() } \
+	/^Installing collected/ { print "  Unpacking all of it"; fflush() }'
 
 CHAPTERS := $(wildcard book/*.ipynb)
 # Progress bars off and one thread a process, exactly as when the outputs were stored. Where there
@@ -19,18 +30,26 @@ CHAPTERS := $(wildcard book/*.ipynb)
 RUNNER := TQDM_DISABLE=1 OMP_NUM_THREADS=1
 OTHER_KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE
 TWO_THREADS := TQDM_DISABLE=1 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Files go whole to one of two workers: the chapters first, which take longest, then as they stand.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Tests that each take long go one by one to who is free. `SAMPLE=MINUTES` takes as many as there is
+# time for, in an order that the last commit decides; what was touched since BASE, a commit, is first.
+ONE_BY_ONE = $(BIN)/python -m pytest -n $(if $(COLAB_PYTHON),0,2) --dist load --maxschedchunk=1 \
+	$(if $(SAMPLE),-p tests.sampling --sample $(SAMPLE))
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
+CHECKS := test test-mutations test-kernels test-colab test-rounding calibration
+
 .DEFAULT_GOAL := help
-.PHONY: help assignments bench book calibration clean lighthouse outputs screenshots serve stamp test test-colab \
+.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab \
 	test-kernels test-mutations test-rounding verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1|\2/' \
 		| while IFS='|' read -r name what; do printf '%-24s %s\n' "  $$name" "$$what"; done
-	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch."
+	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch;"
+	@echo "SAMPLE=MINUTES takes a sample of test-mutations, test-colab, test-rounding or calibration."
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -44,12 +63,22 @@ $(VENV)/.created:
 $(VENV)/.book: $(VENV)/.created $(DECLARED)
 	@echo "Installing what builds the book into $(VENV) ..."
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["book"], sep="\n")' > $(VENV)/book.txt
-	@$(PIP) --requirement $(VENV)/book.txt
+	@$(PIP) --requirement $(VENV)/book.txt $(SHOWN)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.created $(DECLARED)
-	@echo "Installing the companion and what checks it into $(VENV) ..."
-	@$(PIP) --editable '.[book,test,teach]'
+$(VENV)/.torch-index: $(VENV)/.created $(DECLARED)
+	@if [ "$$(uname)" != Linux ]; then \
+		echo "torch comes from the usual index, which has CPU builds for $$(uname)." >&2; \
+	elif timeout $(PATIENCE) $(PYTHON) -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1]).read(1)' \
+			$(CPU_INDEX)/torch/ 2>/dev/null; then \
+		echo "torch comes as a CPU build from $(CPU_INDEX)." >&2; echo $(CPU_INDEX); \
+	else \
+		echo "$(CPU_INDEX) does not answer: torch comes from the usual index." >&2; \
+	fi > $@
+
+$(VENV)/.test: $(VENV)/.created $(DECLARED) $(ASKED)
+	@echo "Installing the companion, torch and what checks them into $(VENV), for some minutes ..."
+	@$(PIP) --editable '.[book,test,teach]' $(SHOWN)
 	@touch $@ $(VENV)/.book $(VENV)/.teach
 
 $(VENV)/.teach: $(VENV)/.test
@@ -75,22 +104,25 @@ lighthouse: book ## audit the heaviest chapter (needs node and a Chromium; not p
 test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter against its stored outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(RUNNER) $(PYTEST) --doctest-modules $(NBVAL) tests companion $(CHAPTERS)
+	$(RUNNER) $(PYTEST) --durations=10 --doctest-modules $(NBVAL) $(CHAPTERS) tests companion
+
+check-all: ## every check there is, whole: what is slow and seldom tells anything as well (hours)
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(CHECKS) DRAWS=1,2,3,4,5,6,7,8,9,10
 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads
 	$(OTHER_KERNELS) $(RUNNER) $(PYTEST) $(NBVAL) $(CHAPTERS)
 	$(TWO_THREADS) $(PYTEST) $(NBVAL) $(CHAPTERS)
 
 test-rounding: $(VENV)/.test ## the chapters again, rounding as other machines do (DRAWS=1,2,3 CHAPTER=name)
-	$(RUNNER) DRAWS=$(DRAWS) CHAPTER="$(CHAPTER)" $(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 \
-		--durations=0 tests/rounding.py
+	$(RUNNER) DRAWS=$(DRAWS) CHAPTER="$(CHAPTER)" $(ONE_BY_ONE) --durations=0 tests/rounding.py
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
-	$(RUNNER) $(PYTEST) --dist load tests/mutations.py
+	$(RUNNER) $(ONE_BY_ONE) tests/mutations.py
 
-test-colab: $(VENV)/.test ## run the last commit's chapters on Colab's versions, on other kernels and two threads
+test-colab: $(VENV)/.test ## the last commit's chapters on Colab's versions, other kernels, two threads (DRAW=1)
+	@$(BIN)/python tests/colab_versions.py
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(OTHER_KERNELS) $(TWO_THREADS) \
-		$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk=1 --durations=0 tests/colab.py
+		$(ONE_BY_ONE) --durations=0 tests/colab.py
 
 # What the monitor is measured against stays out of .venv, and finds its torch there.
 BENCH := _build/bench
@@ -109,7 +141,7 @@ bench: $(BENCH)/.created ## run the benchmarks in tests/benchmarks
 		PYTHONPATH=. $(RUNNER) $(BENCH)/bin/python "$$script" || exit 1; done
 
 calibration: $(VENV)/.test ## try the diagnosis on the whole zoo, and mend what is broken (some minutes)
-	$(RUNNER) $(BIN)/python tests/calibration.py
+	$(RUNNER) $(if $(SAMPLE),$(ONE_BY_ONE),$(BIN)/python) tests/calibration.py
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)

@@ -1,6 +1,7 @@
 """Every chapter on the versions that Colab has, through its own first cell: `make test-colab`.
 
-A fresh environment gets Colab's packages and not the companion. Git is told to find the published
+A fresh environment gets Colab's packages and not the companion; where COLAB_PYTHON names an
+interpreter, as in Colab's own image, it is taken as it is. Git is told to find the published
 address in a temporary copy of this checkout, which alone has the release's tag: so what is tried
 is the last commit, and a tree with changes is refused.
 """
@@ -13,20 +14,12 @@ from pathlib import Path
 
 import pytest
 from chapters import ROOT, assignment_files, chapter_files
+from colab_versions import PACKAGES, PYTHON, installed
 from reruns import rerun, write_kernel
 from stamp import configured
 
-# Colab's, but for torch, which is the one that the stored outputs were made with.
-COLAB = {
-    "ipykernel": "6.17.1",
-    "ipython": "7.34.0",
-    "ipywidgets": "7.7.1",
-    "matplotlib": "3.10.0",
-    "numpy": "2.1.3",
-    "scikit-learn": "1.6.1",
-    "torch": "2.13.0",
-}
-DRAW = int(os.environ.get("DRAW", "1"))  # of the rounding noise that lies over all of it
+DRAW = int(os.environ.get("DRAW", "1"))  # of the rounding noise that lies over it; 0 is none
+GIVEN = os.environ.get("COLAB_PYTHON")
 SLOWEST_INSTALL = 20  # seconds
 
 
@@ -54,20 +47,26 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def constraints() -> str:
     """The lines of constraints.txt about packages whose version is not Colab's."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    not_ours = {*COLAB, "widgetsnbextension"}  # which goes with ipywidgets
+    not_ours = {*PACKAGES, "widgetsnbextension"}  # which goes with ipywidgets
     return "\n".join(line for line in lines if line.split("==")[0] not in not_ours)
+
+
+def fresh(folder: Path) -> Path:
+    """Make an environment with Colab's packages, and return its interpreter."""
+    (folder / "constraints.txt").write_text(constraints())
+    venv.create(folder / "env", with_pip=True)
+    python = folder / "env" / "bin" / "python"
+    pins = [f"{name}=={version}" for name, version in installed().items()]
+    run(python, "-m", "pip", "install", "--quiet", "-c", folder / "constraints.txt", "tqdm", *pins)
+    return python
 
 
 @pytest.fixture(scope="module")
 def python(published: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The interpreter of an environment with Colab's packages, whose kernel is named colab."""
     folder = tmp_path_factory.mktemp("colab")
-    (folder / "constraints.txt").write_text(constraints())
-    venv.create(folder / "env", with_pip=True)
-    python = folder / "env" / "bin" / "python"
-    pins = [f"{name}=={version}" for name, version in COLAB.items()]
-    run(python, "-m", "pip", "install", "--quiet", "-c", folder / "constraints.txt", "tqdm", *pins)
-    write_kernel(folder, "colab", python, draw=DRAW)
+    python = Path(GIVEN) if GIVEN else fresh(folder)
+    write_kernel(folder, "colab", python, draw=DRAW or None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder))
         patch.delenv("PYTHONPATH", raising=False)
@@ -84,7 +83,15 @@ def packages(python: Path) -> set[str]:
     return set(run(python, "-m", "pip", "freeze", "--all").splitlines())
 
 
-@pytest.mark.parametrize("path", chapter_files(), ids=lambda path: path.stem)
+def each(paths: list[Path]) -> list[object]:
+    """Return notebooks as parameters that say what they are about."""
+    return [
+        pytest.param(path, id=path.stem, marks=pytest.mark.files(str(path.relative_to(ROOT))))
+        for path in paths
+    ]
+
+
+@pytest.mark.parametrize("path", each(chapter_files()))
 def test_the_chapter_installs_the_companion_and_prints_what_is_stored(
     path: Path,
     python: Path,
@@ -103,10 +110,20 @@ def test_the_chapter_installs_the_companion_and_prints_what_is_stored(
     assert not ran.differences(skip=1)
 
 
-@pytest.mark.parametrize("path", assignment_files(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", each(assignment_files()))
 def test_the_assignment_runs_from_end_to_end(path: Path, python: Path, tmp_path: Path) -> None:
     run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "gradients-at-depth")
     rerun(path, tmp_path, "colab")
+
+
+@pytest.mark.skipif(GIVEN is None, reason="these versions were installed a moment ago")
+def test_colab_has_still_the_versions_written_down(python: Path) -> None:
+    found = dict(line.split("==") for line in packages(python) if "==" in line)
+    ask = "import platform, torch; print(platform.python_version(), torch.__version__)"
+    number, torch = run(python, "-c", ask).split()
+    known = found | {"torch": torch.partition("+")[0]}
+    assert {name: known[name] for name in PACKAGES} == PACKAGES
+    assert number == PYTHON
 
 
 def test_the_first_cell_is_quick(installs: list[float]) -> None:

@@ -62,6 +62,7 @@ class Run(NamedTuple):
 def _server() -> subprocess.Popen[str]:
     """Start tests/mutants_server.py, which keeps torch and pytest loaded, but not the package."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and all would be loaded
     return subprocess.Popen(
         [sys.executable, "-P", str(ROOT / "tests" / "mutants_server.py")],
         env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},

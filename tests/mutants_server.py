@@ -5,6 +5,7 @@ code on a line of its own. What is loaded here is what every test needs; of the 
 nothing, so that each process takes it from its own folder.
 """
 
+import gc
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ import hypothesis  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import pytest
 import sklearn.datasets  # noqa: F401
+import torch._dynamo  # noqa: F401  # which the first optimizer would load, for seconds
 import torch.func  # noqa: F401
 
 
@@ -40,5 +42,6 @@ def run(folder: str, output: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is loaded here is not looked through again by each process
     for line in sys.stdin:
         print(run(**json.loads(line)), flush=True)  # noqa: T201

@@ -30,7 +30,10 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("chapter", CHOSEN)
+@pytest.mark.parametrize(
+    "chapter",
+    [pytest.param(name, marks=pytest.mark.files(f"book/{name}.ipynb")) for name in CHOSEN],
+)
 def test_a_chapter_prints_what_is_stored(kernels: None, chapter: str, draw: int) -> None:
     assert chapter in CHAPTERS, f"no such chapter; there are: {', '.join(CHAPTERS)}"
     different = rerun(BOOK / f"{chapter}.ipynb", BOOK, f"rounding-{draw}").differences()

@@ -1,13 +1,16 @@
 """pyproject.toml, constraints.txt, environment.yml and the citation file say the same."""
 
+import platform
 import re
 import subprocess
 import sys
 import tomllib
+import warnings
 
 import pytest
 import yaml
 from chapters import ROOT, config
+from colab_versions import PACKAGES, PYTHON, installed, said
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -53,18 +56,36 @@ def test_the_versions_that_matter_are_the_stated_ones() -> None:
 
 
 def test_the_package_installs_beside_what_colab_has() -> None:
-    colab = {
-        "torch": "2.11.0",
-        "numpy": "2.1.0",
-        "matplotlib": "3.10.0",
-        "scikit-learn": "1.6.1",
-        "ipywidgets": "7.7.1",
-    }
-    assert SpecifierSet(PROJECT["requires-python"]).contains("3.13")
+    assert SpecifierSet(PROJECT["requires-python"]).contains(PYTHON)
     for text in PROJECT["dependencies"]:
         requirement = Requirement(text)
-        version = colab.get(requirement.name)
+        version = PACKAGES.get(requirement.name)
         assert version is None or requirement.specifier.contains(version), text
+
+
+def test_what_is_not_colabs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH", raising=False)
+    monkeypatch.setattr(platform, "python_version", lambda: "3.11.7")
+    both = (
+        "Python, which is 3.11.7 here and 3.13.15 on Colab; torch, which is 2.13.0 here and 2.11.0"
+    )
+    assert said() == f"Colab's versions but for {both} on Colab."
+    assert installed() == PACKAGES | {"torch": "2.13.0"}
+    monkeypatch.setenv("TORCH", "colab")
+    monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
+    assert said() == "Colab's versions."
+    assert installed() == PACKAGES
+
+
+@pytest.mark.parametrize("module", ["matplotlib._mathtext", "matplotlib", "ipykernel.zmqshell"])
+def test_what_other_packages_call_of_each_other_stops_nothing(module: str) -> None:
+    warnings.warn_explicit("'oneOf' deprecated", DeprecationWarning, "there.py", 1, module)
+
+
+@pytest.mark.parametrize("module", ["companion.plots", "test_plots", "torch", "matplotlibs"])
+def test_what_we_call_that_is_deprecated_is_an_error(module: str) -> None:
+    with pytest.raises(DeprecationWarning):
+        warnings.warn_explicit("'oneOf' deprecated", DeprecationWarning, "here.py", 1, module)
 
 
 def test_the_book_needs_neither_torch_nor_the_companion() -> None:

@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from chapters import ROOT
+from colab_versions import PYTHON
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -27,6 +29,36 @@ def test_permissions_are_given_job_by_job(path: Path) -> None:
     for name, job in workflow["jobs"].items():
         assert "permissions" in job, name
         assert "timeout-minutes" in job, name
+
+
+def jobs(workflow: str) -> dict[str, dict[str, Any]]:
+    text = (ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)["jobs"]
+
+
+def test_the_weekly_jobs_are_what_make_check_all_runs() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (checks,) = re.findall(r"^CHECKS := (.*)$", makefile, re.MULTILINE)
+    (draws,) = re.findall(r"\$\(CHECKS\) DRAWS=(\S+)$", makefile, re.MULTILINE)
+    matrix = jobs("weekly")["whole"]["strategy"]["matrix"]
+    included = matrix["include"]
+    assert sorted({*matrix["check"], *(each["check"] for each in included)}) == sorted(
+        checks.split()
+    )
+    assert {each["check"] for each in included} == {"test-rounding"}
+    assert ",".join(each["draws"] for each in included) == draws
+
+
+def test_a_weekly_job_that_fails_is_reported() -> None:
+    others = jobs("weekly")
+    report = others.pop("report")
+    assert sorted(report["needs"]) == sorted(others)
+
+
+def test_colab_is_tried_with_its_python_and_its_torch() -> None:
+    *_, set_up, run = jobs("tests")["colab"]["steps"]
+    assert set_up["with"]["python-version"] == ".".join(PYTHON.split(".")[:2])
+    assert "TORCH=colab" in run["run"]
 
 
 def test_zizmor_finds_nothing() -> None:
