@@ -7,6 +7,24 @@ from mutants import ROOT, Mutation, check, check_baseline
 
 MUTATIONS = [
     Mutation(
+        "companion/tally.py",
+        "math.floor(cut * cases) if cut <= 0.5 else math.ceil(cut * cases) - 1",
+        "math.floor(cut * cases)",
+        "tests/test_tally.py::test_the_edges_are_the_quarters",
+    ),
+    Mutation(
+        "companion/tally.py",
+        "tenths = round(10 * hits / cases)",
+        "tenths = int(10 * hits / cases)",
+        "tests/test_tally.py::test_a_share_is_said_in_the_nearest_tenth",
+    ),
+    Mutation(
+        "companion/tally.py",
+        "        low = high + 1\n",
+        "        low = high\n",
+        "tests/test_tally.py::test_the_edges_are_the_quarters",
+    ),
+    Mutation(
         "companion/clipping.py",
         "    for group in listed:\n            _scale_(group, bound, kind)",
         "    _scale_(together, bound, kind)",
