@@ -195,6 +195,16 @@ class Rounding(TorchDispatchMode):
         self.factors = {each.dtype: each + 1 for each in units}
         self.agreed: set[Any] = set()  # operators that are exact whatever they are given
 
+    def __enter__(self) -> "Rounding":
+        """Begin; what overflows here has done so before."""
+        self.handling = np.seterr(all="ignore")
+        return super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        """End."""
+        super().__exit__(*raised)
+        np.seterr(**self.handling)
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # which costs more than the dispatch itself
@@ -230,13 +240,12 @@ class Rounding(TorchDispatchMode):
             before = before.clone()
         out = func(*args, **kwargs)
         targets = results(func, args, kwargs, out)
-        with np.errstate(all="ignore"):
-            for target in targets:
-                if target.is_complex():
-                    self.nudge_(array(torch.view_as_real(target.resolve_conj())))
-                elif target.dtype in QUANTA:
-                    values = array(target)
-                    self.nudge_(values, *terms(name_of(func), args, before, values))
+        for target in targets:
+            if target.is_complex():
+                self.nudge_(array(torch.view_as_real(target.resolve_conj())))
+            elif target.dtype in QUANTA:
+                values = array(target)
+                self.nudge_(values, *terms(name_of(func), args, before, values))
         return out, targets
 
     def nudge_(

@@ -174,7 +174,10 @@ def test_small_singular_values_are_off_by_a_unit_of_the_largest() -> None:
 
 
 def test_what_is_not_finite_stays_so() -> None:
-    values = torch.tensor([math.inf, -math.inf, math.nan], dtype=torch.float64)
+    values = torch.tensor([math.inf, -math.inf, math.nan, 1e308], dtype=torch.float64)
+    large = torch.full((8, 8), 1e300, dtype=torch.float64)
+    assert under(1, lambda: large @ large).isinf().all()  # and nothing warns
+    assert under(1, lambda: (large * 1e9).sum()).isinf()
     for function in (torch.exp, torch.tanh, lambda x: torch.outer(x, A[0])):
         torch.testing.assert_close(
             under(1, lambda f=function: f(values).isfinite()), function(values).isfinite()
