@@ -27,7 +27,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,24 +66,28 @@ SUMS = frozenset({"sum", "mean", "linalg_vector_norm"})
 PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
 
 
-@functools.cache
-def name_of(func: Any) -> str:  # noqa: ANN401
-    """Return an operator's name without namespace, overload, and the marks of being in place."""
-    return func._schema.name.rpartition("::")[2].removeprefix("_foreach_").strip("_")
+class Operator(NamedTuple):
+    """What is looked up of an operator of torch."""
+
+    name: str
+    """Without namespace, overload, and the marks of being in place."""
+    agreed: bool
+    """Whether it is exact whatever it is given, or gives another view of it."""
+    drawn: bool
+    written: tuple[tuple[int, str], ...]
+    """Place and name of each argument that it writes to."""
 
 
-@functools.cache
-def is_view(func: Any) -> bool:  # noqa: ANN401
-    """Return whether an operator gives another view of what it takes."""
-    results = func._schema.returns
-    return any(r.alias_info is not None and not r.alias_info.is_write for r in results)
-
-
-@functools.cache
-def written(func: Any) -> tuple[tuple[int, str], ...]:  # noqa: ANN401
-    """Return place and name of each argument that an operator writes to."""
-    arguments = enumerate(func._schema.arguments)
-    return tuple((i, a.name) for i, a in arguments if a.alias_info and a.alias_info.is_write)
+def describe(func: Any) -> Operator:  # noqa: ANN401
+    """Look an operator up."""
+    schema = func._schema
+    name = schema.name.rpartition("::")[2].removeprefix("_foreach_").strip("_")
+    marks = [result.alias_info for result in schema.returns]
+    is_view = any(mark is not None and not mark.is_write for mark in marks)
+    places = enumerate(schema.arguments)
+    written = tuple((i, a.name) for i, a in places if a.alias_info and a.alias_info.is_write)
+    drawn = torch.Tag.nondeterministic_seeded in func.tags
+    return Operator(name, is_view or name in EXACT, drawn, written)
 
 
 def is_floating(value: object) -> bool:
@@ -128,9 +132,8 @@ def multiplies_exactly(a: Tensor, b: Tensor) -> bool:
     return bool(largest * torch.finfo(a.dtype).eps < quantum)
 
 
-def is_exact(func: Any, args: Any, kwargs: Any) -> bool:  # noqa: ANN401
+def is_exact(name: str, args: Any, kwargs: Any) -> bool:  # noqa: ANN401
     """Return whether every machine agrees on this result to the last digit."""
-    name = name_of(func)
     if name in ("add", "sub", "rsub"):  # a + αb is rounded once or twice
         return kwargs.get("alpha", 1) in (1, -1)
     if name == "pow" and not isinstance(args[1], Tensor):
@@ -193,7 +196,7 @@ class Rounding(TorchDispatchMode):
         units = [(signs.to(dtype) * torch.finfo(dtype).eps).numpy() for dtype in QUANTA]
         self.units = {each.dtype: each for each in units}
         self.factors = {each.dtype: each + 1 for each in units}
-        self.agreed: set[Any] = set()  # operators that are exact whatever they are given
+        self.known: dict[int, Operator] = {}  # by identity: to hash an operator takes longer
 
     def __enter__(self) -> "Rounding":
         """Begin; what overflows here has done so before."""
@@ -218,34 +221,39 @@ class Rounding(TorchDispatchMode):
     ) -> Any:  # noqa: ANN401
         """Run an operator, and nudge what machines may not agree on."""
         kwargs = kwargs or {}
-        if func in self.agreed:
+        known = self.known.get(id(func))
+        if known is None:
+            known = self.known[id(func)] = describe(func)
+        if known.agreed or is_exact(known.name, args, kwargs):
             return func(*args, **kwargs)
-        if is_view(func) or name_of(func) in EXACT:
-            self.agreed.add(func)
-        if func in self.agreed or is_exact(func, args, kwargs):
-            return func(*args, **kwargs)
-        if has_halves(args) and torch.Tag.nondeterministic_seeded not in func.tags:
-            wide = self.run(func, *tree_map(widened, (args, kwargs)))[1]
+        if not known.drawn and has_halves(args):
+            wide = self.run(func, known, *tree_map(widened, (args, kwargs)))[1]
             out = func(*args, **kwargs)
-            for target, better in zip(results(func, args, kwargs, out), wide, strict=True):
+            for target, better in zip(results(known, args, kwargs, out), wide, strict=True):
                 if target.dtype in HALVES:
                     target.copy_(better)
             return out
-        return self.run(func, args, kwargs)[0]
+        return self.run(func, known, args, kwargs)[0]
 
-    def run(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:  # noqa: ANN401
+    def run(
+        self,
+        func: Any,  # noqa: ANN401
+        known: Operator,
+        args: Any,  # noqa: ANN401
+        kwargs: Any,  # noqa: ANN401
+    ) -> tuple[Any, list[Tensor]]:
         """Return an operator's result, nudged in place, and the list of what was nudged."""
         before = next((value for value in args[:2] if is_floating(value)), None)
-        if before is not None and written(func):
+        if before is not None and known.written:
             before = before.clone()
         out = func(*args, **kwargs)
-        targets = results(func, args, kwargs, out)
+        targets = results(known, args, kwargs, out)
         for target in targets:
             if target.is_complex():
                 self.nudge_(array(torch.view_as_real(target.resolve_conj())))
             elif target.dtype in QUANTA:
                 values = array(target)
-                self.nudge_(values, *terms(name_of(func), args, before, values))
+                self.nudge_(values, *terms(known.name, args, before, values))
         return out, targets
 
     def nudge_(
@@ -274,11 +282,11 @@ class Rounding(TorchDispatchMode):
         return pool[start : start + count].reshape(values.shape)
 
 
-def results(func: Any, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
+def results(known: Operator, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
     """Return what an operator has computed: what it returns, and what it has written to."""
-    if isinstance(out, Tensor) and not written(func):
+    inside = [args[i] if i < len(args) else kwargs.get(name) for i, name in known.written]
+    if isinstance(out, Tensor) and all(each is out for each in inside):
         return [out] if is_floating(out) else []
-    inside = [args[i] if i < len(args) else kwargs.get(name) for i, name in written(func)]
     return list({id(t): t for t in tree_leaves((out, inside)) if is_floating(t)}.values())
 
 
