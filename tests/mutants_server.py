@@ -15,7 +15,7 @@ import hypothesis  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import pytest
 import sklearn.datasets  # noqa: F401
-import torch._dynamo  # noqa: F401  # which the first optimizer would load, for seconds
+import torch._dynamo  # which the first optimizer would load, for seconds
 import torch.func  # noqa: F401
 
 
