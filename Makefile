@@ -24,6 +24,9 @@ PIP = set -o pipefail; $(BIN)/python -m pip --disable-pip-version-check install 
 SHOWN := | awk '/^ *(Downloading|Using cached) .*[0-9] [MG]B/ { print; fflush() } \
 	/^Installing collected/ { print "  Unpacking all of it"; fflush() }'
 
+# Each module is compiled once, not by each of the many processes that load it.
+unexport PYTHONDONTWRITEBYTECODE
+
 CHAPTERS := $(wildcard book/*.ipynb)
 # Progress bars off and one thread a process, exactly as when the outputs were stored. Where there
 # are two, they wait without spinning: spinning threads of two chapters would starve each other.
