@@ -1,5 +1,13 @@
-"""The book, built once for a worker, and its pages."""
+"""The book, built once for all workers, and a browser.
 
+`FONTS=DejaVu` (wide) or `FONTS=Liberation` (narrow) lets the browser have these fonts and no
+others; without it, it has what the machine has. Where they are not installed, or there is no
+browser, the tests that need them are skipped and say so.
+"""
+
+import fcntl
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,12 +18,16 @@ from threading import Thread
 import pytest
 from bs4 import BeautifulSoup
 from chapters import ROOT
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from serve import server
+
+from . import fonts
+from .browsing import opened
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 Build = Callable[[Path, Path], subprocess.CompletedProcess[str]]
+Launch = Callable[[str | None], Browser]
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +41,25 @@ def build() -> Build:
     return run
 
 
+def shared(folder: Path) -> Path:
+    """The temporary folder that all workers of this run share."""
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, build: Build) -> Path:
-    """The book, built afresh without a warning."""
-    output = tmp_path_factory.mktemp("site")
-    done = build(ROOT, output)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "WARNING" not in done.stderr, done.stderr
+    """The book, built afresh without a warning, by the first worker that wants it."""
+    output = shared(tmp_path_factory.getbasetemp()) / "site"
+    output.mkdir(exist_ok=True)
+    outcome = output / "outcome.json"
+    with (output / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not outcome.exists():
+            done = build(ROOT, output)
+            outcome.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+    code, said, warned = json.loads(outcome.read_text())
+    assert code == 0, said + warned
+    assert "WARNING" not in warned, warned
     return output / "_build" / "html"
 
 
@@ -59,12 +83,38 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A Chromium without a window; where there is none, the tests that need it are skipped."""
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Start a Chromium without a window, with a family's fonts alone or with the machine's."""
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
         pytest.skip(f"no browser tests: none of {', '.join(CHROMIUM)} is on the PATH")
+    started: dict[str | None, Browser] = {}
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=OPTIONS)
-        yield running
-        running.close()
+
+        def start(family: str | None) -> Browser:
+            if family and not fonts.files(family):
+                pytest.skip(f"the fonts {family} are not installed")
+            if family not in started:
+                folder = tmp_path_factory.mktemp("fonts")
+                env = fonts.environment(family, folder) if family else None
+                started[family] = playwright.chromium.launch(
+                    executable_path=found, args=OPTIONS, env=env
+                )
+            return started[family]
+
+        yield start
+        for running in started.values():
+            running.close()
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Launch) -> Browser:
+    """The browser of all tests, with the fonts that the environment names."""
+    return launch(fonts.chosen())
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """A page of its own."""
+    with opened(browser) as page:
+        yield page

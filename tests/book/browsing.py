@@ -1,0 +1,178 @@
+"""What the tests in a browser share: pages, when they have come to rest, and what is wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from axe_playwright_python.sync_playwright import Axe
+from chapters import chapter_files, toc_files
+from playwright.sync_api import Browser, Page
+
+CHAPTERS = [f"{path.stem}.html" for path in chapter_files()]
+PAGES = [f"{path.stem}.html" for path in toc_files()]
+PAGES += ["index.html", "search.html", "genindex.html", "404.html"]
+HEIGHT = 900
+PATIENCE = 300_000  # milliseconds; a page that is well takes one, on a machine with nothing else
+MODES = ("dark", "light")
+PHONE_WIDTHS = (320, 390)
+RATIOS = (1, 2, 3)  # pixels of the screen to one of the page
+PHONE = {
+    "viewport": {"width": PHONE_WIDTHS[0], "height": HEIGHT},
+    "has_touch": True,
+    "is_mobile": True,
+}
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+# Whether a page is as wide as asked and has come to rest: all is there, nothing moves, two frames
+# are alike, and the theme, which waits a while after a change of size, lets the keyboard reach
+# what scrolls and nothing else. To be waited for: a busy machine takes longer, and no more.
+AT_REST = """width => {
+  const root = document.documentElement, before = window.lastFrame;
+  window.lastFrame = [scrollX, scrollY, innerWidth, root.scrollWidth, root.scrollHeight].join();
+  const boxes = "pre, .cell_output > .output, .pst-scrollable-table-container";
+  return root.clientWidth === width && window.lastFrame === before
+    && document.readyState === "complete" && document.fonts.status === "loaded"
+    && document.getAnimations().every(each => each.playState !== "running")
+    && [...document.querySelectorAll(boxes)].every(box => (box.tabIndex === 0)
+      === (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight));
+}"""
+# What is seen beyond the left or right edge of the window and stands in no box that scrolls by
+# itself: boxes, and text that leaves its box. Also text that a box cuts off, and a page that can
+# be scrolled sideways for any other reason.
+STICKING_OUT = """() => {
+  const width = document.documentElement.clientWidth;
+  const style = new Map([...document.querySelectorAll("body, body *")]
+    .map(element => [element, getComputedStyle(element).overflowX]));
+  const scrolls = new Map();
+  for (const [element, x] of style) scrolls.set(element,
+    ["auto", "scroll"].includes(x) || Boolean(scrolls.get(element.parentElement)));
+  const visible = {visibilityProperty: true, opacityProperty: true};
+  const seen = element => element.checkVisibility(visible);
+  const out = box => box.width > 1 && box.height > 1 && (box.left < -1 || box.right > width + 1);
+  const found = [...style.keys()].filter(element => !scrolls.get(element.parentElement)
+    && seen(element) && (out(element.getBoundingClientRect())
+    || ["hidden", "clip"].includes(style.get(element)) && element.clientWidth > 1
+      && element.scrollWidth > element.clientWidth + 1));
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const range = document.createRange();
+  while (texts.nextNode()) {
+    const text = texts.currentNode, parent = text.parentElement;
+    range.selectNodeContents(text);
+    if (!scrolls.get(parent) && [...range.getClientRects()].some(out) && seen(parent))
+      found.push(parent);
+  }
+  const wider = document.scrollingElement.scrollWidth - width;
+  return found.map(element => element.outerHTML.slice(0, 120))
+    .concat(wider > 0 ? [`the page, which scrolls sideways by ${wider} px`] : []);
+}"""
+COMPLETE = """() => Promise.all([...document.images].map(image => {
+  image.loading = "eager";
+  return image.decode();
+}))"""
+STRETCHED = """() => [...document.querySelectorAll("article img")]
+  .filter(i => i.naturalWidth && i.width && i.height
+    && Math.abs(i.width / i.height / (i.naturalWidth / i.naturalHeight) - 1) > 0.02)
+  .map(i => i.outerHTML.slice(0, 120))"""
+# Marks three elements of each look. An element looks like another if both, and what they stand in
+# up to the root, are of one kind and one style: then they have the same contrast as well.
+MARK = """() => {
+  const kinds = new Map(), kind = new Map(), looks = new Map();
+  for (const element of document.querySelectorAll("*")) {
+    element.removeAttribute("data-look");
+    const s = getComputedStyle(element);
+    const own = [kind.get(element.parentElement), element.tagName, element.getAttribute("class"),
+      element.matches(":disabled, [aria-disabled=true]"), s.color, s.backgroundColor,
+      s.backgroundImage, s.opacity, s.filter, s.mixBlendMode, s.fontSize, s.fontWeight,
+      s.textShadow, s.position].join();
+    if (!kinds.has(own)) kinds.set(own, kinds.size);
+    kind.set(element, kinds.get(own));
+    const seen = element.checkVisibility({visibilityProperty: true, opacityProperty: true});
+    if (seen && [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
+      looks.set(kinds.get(own), [...looks.get(kinds.get(own)) || [], element]);
+  }
+  for (const all of looks.values())
+    for (const at of [0, all.length >> 1, all.length - 1]) all[at].dataset.look = "";
+}"""
+AXE = """async ([tags, contrast]) => {
+  axe.reset();
+  axe.configure({rules: [{id: "color-contrast", selector: contrast}]});
+  const found = await axe.run({runOnly: tags, resultTypes: ["violations"]});
+  return {passed: found.passes.length, violations: found.violations.flatMap(rule =>
+    rule.nodes.map(node => [rule.id, node.html.slice(0, 150),
+      node.failureSummary.slice(0, 300)].join(": ")))};
+}"""
+
+
+@contextmanager
+def opened(browser: Browser, **options: object) -> Iterator[Page]:
+    """A page that shares nothing with others; it is 1440 px wide unless said otherwise."""
+    window = {"viewport": {"width": 1440, "height": HEIGHT}}
+    context = browser.new_context(**(window | options))
+    try:
+        context.set_default_timeout(PATIENCE)
+        yield context.new_page()
+    finally:
+        context.close()
+
+
+def watched(page: Page, address: str) -> list[str]:
+    """What goes wrong on a page from now on: in its console, and in what it requests."""
+    wrong: list[str] = []
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+    page.on(
+        "request",
+        lambda r: (
+            None if r.url.startswith((address, "data:")) else wrong.append(f"foreign: {r.url}")
+        ),
+    )
+    return wrong
+
+
+def rest(page: Page) -> None:
+    """Wait until a page has come to rest."""
+    page.wait_for_function(AT_REST, arg=page.viewport_size["width"])
+
+
+def resize(page: Page, width: int) -> None:
+    """Give the page another width, and wait until it has come to rest."""
+    page.set_viewport_size({"width": width, "height": HEIGHT})
+    rest(page)
+
+
+def screen(page: Page, width: int, ratio: int) -> None:
+    """Give a phone's page another screen, and wait until it has come to rest."""
+    metrics = {"width": width, "height": HEIGHT, "deviceScaleFactor": ratio, "mobile": True}
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Emulation.setDeviceMetricsOverride", metrics)
+    page.wait_for_function(AT_REST, arg=width)
+    assert page.evaluate("devicePixelRatio") == ratio
+
+
+def shade(page: Page, mode: str) -> None:
+    """Let the reader's machine turn light or dark, and wait until the page has followed."""
+    page.emulate_media(color_scheme=mode)
+    page.wait_for_function("mode => document.documentElement.dataset.theme === mode", arg=mode)
+    rest(page)
+
+
+def misplaced(page: Page) -> list[str]:
+    """What sticks out of a page, or is drawn in another shape than its own."""
+    page.evaluate(COMPLETE)
+    wrong = [f"sticks out: {tag}" for tag in page.evaluate(STICKING_OUT)]
+    return wrong + [f"stretched: {tag}" for tag in page.evaluate(STRETCHED)]
+
+
+def violations(page: Page, *, contrast: str = "[data-look]") -> list[str]:
+    """What axe finds against WCAG 2.2, levels A and AA; contrast where the selector says so.
+
+    Nine tenths of axe's time are the contrast of every single word of code, so that looks at
+    three places of each look that there is.
+    """
+    if page.evaluate("typeof axe === 'undefined'"):
+        page.evaluate(Axe().axe_script)
+    page.evaluate(MARK)
+    found = page.evaluate(AXE, [WCAG, contrast])
+    assert found["passed"], "axe has checked nothing"
+    return found["violations"]

@@ -1,0 +1,157 @@
+"""Reading the book in a browser: what a page weighs, the keyboard, the search, without scripts."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route
+
+from .browsing import CHAPTERS, opened, resize, rest
+
+JOINED = "_static/styles/book.css"
+LIGHT = 500_000  # bytes of a chapter page, compressed and without its figures
+# The browser hands out the shifts so far at once.
+SHIFT = """() => {
+  const shifts = new PerformanceObserver(() => {});
+  shifts.observe({type: "layout-shift", buffered: true});
+  return shifts.takeRecords().reduce((sum, each) => sum + each.value, 0);
+}"""
+FOCUS = """() => {
+  const e = document.activeElement, s = getComputedStyle(e), box = e.getBoundingClientRect();
+  const marked = s.outlineStyle !== "none" && parseFloat(s.outlineWidth) > 0
+    || s.boxShadow !== "none";
+  return {text: e.textContent.trim(), body: e === document.body,
+    visible: marked && box.width > 0 && box.bottom > 0 && box.top < innerHeight};
+}"""
+# All computed styles of each element, but for custom properties: as a digest, which is light to
+# compare, or in words for the elements asked for.
+LOOKS = """wanted => [...document.querySelectorAll("body, body *")].map((element, at) => {
+  if (wanted.length && !wanted.includes(at)) return "";
+  const style = getComputedStyle(element);
+  const words = element.tagName + "." + element.className + ": "
+    + [...style].map(name => name + " " + style.getPropertyValue(name)).join("; ");
+  let digest = 0x811c9dc5;
+  for (let i = 0; i < words.length; i++)
+    digest = Math.imul(digest ^ words.charCodeAt(i), 0x01000193);
+  return wanted.length ? words : digest;
+})"""
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_is_light_and_stands_still(
+    name: str, tab: Page, address: str, site: Path
+) -> None:
+    sizes = Counter[bool]()
+    devtools = tab.context.new_cdp_session(tab)
+    devtools.send("Network.enable")
+    urls: dict[str, str] = {}
+    devtools.on(
+        "Network.responseReceived", lambda e: urls.update({e["requestId"]: e["response"]["url"]})
+    )
+    devtools.on(
+        "Network.loadingFinished",
+        lambda e: sizes.update(
+            {"_images/" in urls.get(e["requestId"], ""): int(e["encodedDataLength"])}
+        ),
+    )
+    tab.set_viewport_size({"width": 360, "height": 900})
+    tab.goto(address + name, wait_until="networkidle")
+    rest(tab)
+    shift = tab.evaluate(SHIFT)
+    pictures = set(re.findall(r"_images/[\w.-]+", (site / name).read_text("utf-8")))
+    figures = sum((site / picture).stat().st_size for picture in pictures)
+    others = sizes[False]
+    counted = f"{others} bytes, {len(urls)} requests, figures {figures}, shift {shift:.4f}"
+    print(f"{name}: {counted}")  # noqa: T201
+    assert 10_000 < others <= LIGHT
+    assert shift < 0.01
+
+
+def test_a_shift_is_seen(tab: Page) -> None:
+    tab.set_content("<!doctype html><p>what moves</p>")
+    rest(tab)
+    assert tab.evaluate(SHIFT) == 0
+    tab.evaluate("document.body.style.paddingTop = '300px'")
+    rest(tab)
+    assert tab.evaluate(SHIFT) > 0.01
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_a_chapter_looks_as_it_does_with_all_of_the_themes_styles(
+    width: int, tab: Page, address: str, site: Path
+) -> None:
+    names = (site / JOINED).read_text("utf-8").splitlines()[1].split()[1:-1]
+    whole = "".join(f'<link rel="stylesheet" href="_static/{name}">' for name in names)
+
+    def unjoin(route: Route) -> None:
+        response = route.fetch()
+        body = re.sub(rf"<link [^>]*{JOINED}[^>]*>", whole, response.text())
+        assert body.count(whole) == 1
+        route.fulfill(response=response, body=body)
+
+    tab.goto(address + CHAPTERS[0], wait_until="networkidle")  # from now on the font is at hand
+    other = tab.context.new_page()
+    other.route("**/*.html", unjoin)
+    for page in (tab, other):
+        page.goto(address + CHAPTERS[0], wait_until="networkidle")
+        resize(page, width)
+    digests = [page.evaluate(LOOKS, []) for page in (tab, other)]
+    assert len(digests[0]) > 1000
+    differ = [at for at, (a, b) in enumerate(zip(*digests, strict=True)) if a != b][:3]
+    assert not differ, [page.evaluate(LOOKS, differ)[at] for at in differ for page in (tab, other)]
+
+
+def test_the_search_finds_a_known_word(tab: Page, address: str) -> None:
+    tab.goto(f"{address}search.html?q=backpropagation")
+    tab.wait_for_selector("#search-results li a[href^='backprop.html']")
+
+
+def test_search_opens_by_keyboard_and_leads_to_results(tab: Page, address: str) -> None:
+    tab.goto(address + CHAPTERS[0], wait_until="networkidle")
+    tab.keyboard.press("Control+k")
+    tab.wait_for_selector("#pst-search-dialog[open] input:focus")
+    tab.keyboard.type("gradient")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("#search-results li a")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_keyboard_skips_to_the_text_and_shows_where_it_is(
+    name: str, browser: Browser, address: str
+) -> None:
+    with opened(browser, reduced_motion="reduce") as page:  # it goes to what has the focus at once
+        page.goto(address + name)
+        rest(page)
+        page.keyboard.press("Tab")
+        assert page.evaluate(FOCUS)["text"] == "Skip to main content"
+        unmarked = []
+        for _ in range(30):
+            focus = page.evaluate(FOCUS)
+            if not focus["body"] and not focus["visible"]:
+                unmarked.append(focus["text"][:60])
+            page.keyboard.press("Tab")
+        assert not unmarked, unmarked
+        page.goto(address + name)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/*#main-content")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_reads_without_scripts(name: str, browser: Browser, address: str) -> None:
+    with opened(browser, java_script_enabled=False) as page:
+        page.goto(address + name)
+        assert page.locator("article h1").is_visible()
+        assert page.locator("article math").first.is_visible()
+        assert page.locator(".bd-docs-nav a").first.is_visible()
+
+
+def test_an_unknown_address_shows_a_page_that_leads_on(tab: Page, address: str) -> None:
+    response = tab.goto(f"{address}some/where/else.html")
+    assert response is not None
+    assert response.status == 404
+    assert tab.locator("article h1").inner_text().startswith("No such page")
+    tab.locator(".bd-docs-nav a").first.click()
+    tab.wait_for_url("**/intro.html")
+    assert tab.locator("article h1").is_visible()
