@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+export FONTS ?=
 DRAWS ?= 1
 LIGHTHOUSE := 12.8.2
 # The exact versions that the stored outputs were made with; `CONSTRAINTS=` takes the newest instead.
@@ -44,7 +45,7 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.
 CHECKS := test test-mutations test-kernels test-colab test-rounding calibration
 
 .DEFAULT_GOAL := help
-.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab \
+.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab test-pages \
 	test-kernels test-mutations test-rounding verdicts
 
 help: ## list the targets
@@ -108,6 +109,9 @@ test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(RUNNER) $(PYTEST) --durations=10 --doctest-modules $(NBVAL) $(CHAPTERS) tests companion
+
+test-pages: $(VENV)/.test ## the pages in a browser again (FONTS=DejaVu or FONTS=Liberation: no other fonts)
+	$(RUNNER) $(PYTEST) tests/book
 
 check-all: ## every check there is, whole: what is slow and seldom tells anything as well (hours)
 	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(CHECKS) DRAWS=1,2,3,4,5,6,7,8,9,10
