@@ -72,22 +72,25 @@ STRETCHED = """() => [...document.querySelectorAll("article img")]
   .filter(i => i.naturalWidth && i.width && i.height
     && Math.abs(i.width / i.height / (i.naturalWidth / i.naturalHeight) - 1) > 0.02)
   .map(i => i.outerHTML.slice(0, 120))"""
-# Marks three elements of each look. An element looks like another if both, and what they stand in
-# up to the root, are of one kind and one style: then they have the same contrast as well.
+# Marks three elements of each look. Two elements look alike if they are of one style, and all that
+# they stand in, up to the root, is alike: then their letters have one contrast.
 MARK = """() => {
-  const kinds = new Map(), kind = new Map(), looks = new Map();
+  const kinds = new Map(), ground = new Map(), looks = new Map();
+  const kind = (...parts) => {
+    const key = parts.join("|");
+    return kinds.get(key) ?? kinds.set(key, kinds.size).get(key);
+  };
   for (const element of document.querySelectorAll("*")) {
     element.removeAttribute("data-look");
     const s = getComputedStyle(element);
-    const own = [kind.get(element.parentElement), element.tagName, element.getAttribute("class"),
-      element.matches(":disabled, [aria-disabled=true]"), s.color, s.backgroundColor,
-      s.backgroundImage, s.opacity, s.filter, s.mixBlendMode, s.fontSize, s.fontWeight,
-      s.textShadow, s.position].join();
-    if (!kinds.has(own)) kinds.set(own, kinds.size);
-    kind.set(element, kinds.get(own));
+    ground.set(element, kind(ground.get(element.parentElement), s.backgroundColor,
+      s.backgroundImage, s.opacity, s.filter, s.mixBlendMode, s.position));
     const seen = element.checkVisibility({visibilityProperty: true, opacityProperty: true});
-    if (seen && [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()))
-      looks.set(kinds.get(own), [...looks.get(kinds.get(own)) || [], element]);
+    if (!seen || ![...element.childNodes].some(each => each.nodeType === 3 && each.data.trim()))
+      continue;
+    const look = kind(ground.get(element), s.color, s.fontSize, s.fontWeight, s.textShadow,
+      element.matches(":disabled, [aria-disabled=true]"));
+    looks.set(look, [...looks.get(look) || [], element]);
   }
   for (const all of looks.values())
     for (const at of [0, all.length >> 1, all.length - 1]) all[at].dataset.look = "";

@@ -25,6 +25,7 @@ from .browsing import (
     watched,
 )
 from .conftest import Launch
+from .sliders import touch
 
 MATH = re.compile(r'<(span|div) class="math[^>]*>.*?</math>(?:<span[^>]*>[^<]*</span>)?</\1>', re.S)
 # Puts formulas in the place of a page's text; those of a line of their own stand side by side.
@@ -49,7 +50,9 @@ PAPERS = {"A4": (21.0, 29.7), "Letter": (21.59, 27.94)}  # cm
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone(name: str, browser: Browser, address: str) -> None:
+def test_a_page_fits_a_phone_and_its_sliders_move_by_touch(
+    name: str, browser: Browser, address: str
+) -> None:
     with opened(browser, **PHONE) as page:
         wrong = watched(page, address)
         page.goto(address + name)
@@ -57,6 +60,8 @@ def test_a_page_fits_a_phone(name: str, browser: Browser, address: str) -> None:
             for width in PHONE_WIDTHS:
                 screen(page, width, ratio)
                 wrong += [f"{width} px at {ratio}: {each}" for each in misplaced(page)]
+            for box in page.locator(".explore").all():
+                touch(page, box)
     assert not wrong, "\n".join(wrong)
 
 
