@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from axe_playwright_python.sync_playwright import Axe
 from chapters import chapter_files, toc_files
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Request
 
 CHAPTERS = [f"{path.stem}.html" for path in chapter_files()]
 PAGES = [f"{path.stem}.html" for path in toc_files()]
@@ -117,20 +117,27 @@ def opened(browser: Browser, **options: object) -> Iterator[Page]:
         context.close()
 
 
-def watched(page: Page, address: str) -> list[str]:
-    """What goes wrong on a page from now on: in its console, and in what it requests."""
+@contextmanager
+def watched(page: Page, address: str) -> Iterator[list[str]]:
+    """What goes wrong on a page meanwhile: in its console, and in what it requests."""
     wrong: list[str] = []
-    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
-    page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
-    page.on(
-        "request",
-        lambda r: (
-            None if r.url.startswith((address, "data:")) else wrong.append(f"foreign: {r.url}")
-        ),
-    )
-    return wrong
+
+    def requested(request: Request) -> None:
+        if not request.url.startswith((address, "data:")):
+            wrong.append(f"foreign: {request.url}")
+
+    listeners = {
+        "console": lambda m: wrong.append(m.text) if m.type == "error" else None,
+        "pageerror": lambda error: wrong.append(str(error)),
+        "requestfailed": lambda request: wrong.append(f"failed: {request.url}"),
+        "response": lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None,
+        "request": requested,
+    }
+    for event, listener in listeners.items():
+        page.on(event, listener)
+    yield wrong
+    for event, listener in listeners.items():
+        page.remove_listener(event, listener)
 
 
 def rest(page: Page) -> None:

@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from serve import server
 
 from . import fonts
-from .browsing import opened
+from .browsing import PHONE, opened
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
@@ -115,6 +115,38 @@ def browser(launch: Launch) -> Browser:
 
 @pytest.fixture
 def tab(browser: Browser) -> Iterator[Page]:
-    """A page of its own."""
+    """A page of its own, of a reader who comes for the first time."""
     with opened(browser) as page:
+        yield page
+
+
+# The pages of a reader who has come before, for all tests of a file: to open one costs more than to
+# go from one chapter to the next.
+
+
+@pytest.fixture(scope="module")
+def desk(browser: Browser) -> Iterator[Page]:
+    """A page on a large screen."""
+    with opened(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def phone(browser: Browser) -> Iterator[Page]:
+    """A page on a phone."""
+    with opened(browser, **PHONE) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def calm(browser: Browser) -> Iterator[Page]:
+    """A page of a reader who wants no motion, which goes to what has the focus at once."""
+    with opened(browser, reduced_motion="reduce") as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def still(browser: Browser) -> Iterator[Page]:
+    """A page of a reader who allows no scripts."""
+    with opened(browser, java_script_enabled=False) as page:
         yield page

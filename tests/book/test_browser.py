@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
-from .browsing import MODES, PAGES, misplaced, opened, resize, shade, violations, watched
+from .browsing import MODES, PAGES, misplaced, resize, shade, violations, watched
 
 WIDTHS = (320, 360, 768, 1440)
 LAYOUTS = (360, 1440)  # 320 and 768 have the small page's layout as well
@@ -29,20 +29,20 @@ def keep_screenshot(page: Page, name: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_sound_accessible_and_fits(name: str, browser: Browser, address: str) -> None:
-    with opened(browser, color_scheme=MODES[0]) as page:
-        wrong = watched(page, address)
-        page.goto(address + name)
-        assert page.evaluate("document.documentElement.dataset.theme") == MODES[0]
+def test_a_page_is_sound_accessible_and_fits(name: str, desk: Page, address: str) -> None:
+    desk.emulate_media(color_scheme=MODES[0])
+    with watched(desk, address) as wrong:
+        desk.goto(address + name)
+        assert desk.evaluate("document.documentElement.dataset.theme") == MODES[0]
         for mode in MODES:
-            shade(page, mode)
+            shade(desk, mode)
             for width in WIDTHS:
-                resize(page, width)
-                found = misplaced(page)
+                resize(desk, width)
+                found = misplaced(desk)
                 if width in LAYOUTS:
-                    found += violations(page)
+                    found += violations(desk)
                 wrong += [f"{width} px, {mode}: {each}" for each in found]
-                keep_screenshot(page, name, width)
+                keep_screenshot(desk, name, width)
     assert not wrong, "\n".join(wrong)
 
 

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Page, Route
 
-from .browsing import CHAPTERS, opened, resize, rest
+from .browsing import CHAPTERS, resize, rest
 
 JOINED = "_static/styles/book.css"
 LIGHT = 500_000  # bytes of a chapter page, compressed and without its figures
@@ -127,33 +127,31 @@ def test_search_opens_by_keyboard_and_leads_to_results(tab: Page, address: str) 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_the_keyboard_skips_to_the_text_and_shows_where_it_is(
-    name: str, browser: Browser, address: str
+    name: str, calm: Page, address: str
 ) -> None:
-    with opened(browser, reduced_motion="reduce") as page:  # it goes to what has the focus at once
-        page.goto(address + name)
-        rest(page)
-        page.keyboard.press("Tab")
-        assert page.evaluate(FOCUS)["text"] == "Skip to main content"
-        unmarked = []
-        for _ in range(30):
-            focus = page.evaluate(FOCUS)
-            if not focus["body"] and not focus["visible"]:
-                unmarked.append(focus["text"][:60])
-            page.keyboard.press("Tab")
-        assert not unmarked, unmarked
-        page.goto(address + name)
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        page.wait_for_url("**/*#main-content")
+    calm.goto(address + name)
+    rest(calm)
+    calm.keyboard.press("Tab")
+    assert calm.evaluate(FOCUS)["text"] == "Skip to main content"
+    unmarked = []
+    for _ in range(30):
+        focus = calm.evaluate(FOCUS)
+        if not focus["body"] and not focus["visible"]:
+            unmarked.append(focus["text"][:60])
+        calm.keyboard.press("Tab")
+    assert not unmarked, unmarked
+    calm.goto(address + name)
+    calm.keyboard.press("Tab")
+    calm.keyboard.press("Enter")
+    calm.wait_for_url("**/*#main-content")
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_reads_without_scripts(name: str, browser: Browser, address: str) -> None:
-    with opened(browser, java_script_enabled=False) as page:
-        page.goto(address + name)
-        assert page.locator("article h1").is_visible()
-        assert page.locator("article math").first.is_visible()
-        assert page.locator(".bd-docs-nav a").first.is_visible()
+def test_a_chapter_reads_without_scripts(name: str, still: Page, address: str) -> None:
+    still.goto(address + name)
+    assert still.locator("article h1").is_visible()
+    assert still.locator("article math").first.is_visible()
+    assert still.locator(".bd-docs-nav a").first.is_visible()
 
 
 def test_an_unknown_address_shows_a_page_that_leads_on(tab: Page, address: str) -> None:

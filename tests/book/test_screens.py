@@ -14,7 +14,6 @@ from . import fonts
 from .browsing import (
     MODES,
     PAGES,
-    PHONE,
     PHONE_WIDTHS,
     RATIOS,
     misplaced,
@@ -51,17 +50,16 @@ PAPERS = {"A4": (21.0, 29.7), "Letter": (21.59, 27.94)}  # cm
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_a_phone_and_its_sliders_move_by_touch(
-    name: str, browser: Browser, address: str
+    name: str, phone: Page, address: str
 ) -> None:
-    with opened(browser, **PHONE) as page:
-        wrong = watched(page, address)
-        page.goto(address + name)
+    with watched(phone, address) as wrong:
+        phone.goto(address + name)
         for ratio in RATIOS:
             for width in PHONE_WIDTHS:
-                screen(page, width, ratio)
-                wrong += [f"{width} px at {ratio}: {each}" for each in misplaced(page)]
-            for box in page.locator(".explore").all():
-                touch(page, box)
+                screen(phone, width, ratio)
+                wrong += [f"{width} px at {ratio}: {each}" for each in misplaced(phone)]
+            for box in phone.locator(".explore").all():
+                touch(phone, box)
     assert not wrong, "\n".join(wrong)
 
 
@@ -152,10 +150,10 @@ def test_the_checklist_leaves_a_sixth_of_its_sheet_free(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_chapter_prints(mode: str, tab: Page, address: str) -> None:
-    wrong = watched(tab, address)
-    tab.goto(f"{address}symptoms.html")
-    shade(tab, mode)
-    assert printed(tab, *PAPERS["A4"]) > 10
+    with watched(tab, address) as wrong:
+        tab.goto(f"{address}symptoms.html")
+        shade(tab, mode)
+        assert printed(tab, *PAPERS["A4"]) > 10
     assert not wrong
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chapters import chapter_files
 from matplotlib.axes import Axes
-from playwright.sync_api import Browser, Request
+from playwright.sync_api import Browser, Page, Request
 
 from companion.explore import LIMIT, explore
 
@@ -49,7 +49,7 @@ def test_every_chapter_has_sliders(site: Path) -> None:
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_sliders_fetch_their_pictures_fit_and_move_by_key(
-    name: str, browser: Browser, site: Path
+    name: str, desk: Page, site: Path
 ) -> None:
     html = (site / name).read_text("utf-8")
     pictures = set(re.findall(r"_images/slider-\w+\.webp", html))
@@ -62,20 +62,19 @@ def test_sliders_fetch_their_pictures_fit_and_move_by_key(
         fetched.add(f"_images/{Path(request.url).name}")
         return len(fetched & pictures) >= len(pictures) - 1  # the first one may have been
 
-    with opened(browser) as page:
-        page.goto((site / name).as_uri())
-        with page.expect_request(all_are_there):
-            page.locator(".explore input").first.focus()
-        for width in (360, 1440):
-            resize(page, width)
-            places = page.evaluate(PLACES)
-            assert len(places) >= 3
-            assert all(left >= 0 and right <= width for left, right in places)
-            for slider in page.locator(".explore input").all():
-                assert slider.bounding_box()["height"] >= SMALLEST_TARGET
-        for box in page.locator(".explore").all():
-            assert box.locator("figcaption").get_attribute("aria-live") == "polite"
-            walk(page, box)
+    desk.goto((site / name).as_uri())
+    with desk.expect_request(all_are_there):
+        desk.locator(".explore input").first.focus()
+    for width in (360, 1440):
+        resize(desk, width)
+        places = desk.evaluate(PLACES)
+        assert len(places) >= 3
+        assert all(left >= 0 and right <= width for left, right in places)
+        for slider in desk.locator(".explore input").all():
+            assert slider.bounding_box()["height"] >= SMALLEST_TARGET
+    for box in desk.locator(".explore").all():
+        assert box.locator("figcaption").get_attribute("aria-live") == "polite"
+        walk(desk, box)
 
 
 def test_each_slider_moves_only_its_own_picture(browser: Browser, two: Path) -> None:
