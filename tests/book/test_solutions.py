@@ -33,15 +33,25 @@ def secrets(master: Master) -> set[str]:
     return telling | {f"def {name}(" for name in tests}
 
 
+@pytest.fixture(scope="module")
+def files(site: Path) -> dict[Path, str]:
+    """Every file of the site, and of what it was built from, as text."""
+    paths = [path for path in site.parents[1].rglob("*") if path.is_file()]
+    assert any(path.name == "searchindex.js" for path in paths)
+    return {
+        path: path.read_bytes().decode("utf-8", "replace").replace('\\"', '"') for path in paths
+    }
+
+
 @pytest.mark.parametrize("master", MASTERS, ids=[master.chapter for master in MASTERS])
-def test_no_solution_is_on_the_site(master: Master, site: Path) -> None:
+def test_no_solution_is_on_the_site(master: Master, site: Path, files: dict[Path, str]) -> None:
     looked_for = secrets(master)
     assert len(looked_for) > 8
-    files = [path for path in site.parents[1].rglob("*") if path.is_file()]
-    assert any(path.name == "searchindex.js" for path in files)
-    for path in files:
-        assert not zipfile.is_zipfile(path), path
-        content = path.read_bytes().decode("utf-8", "replace").replace('\\"', '"')
+    for path, content in files.items():
         found = [line for line in looked_for if line in content]
-        assert not found, f"{path.relative_to(site)}: {found}"
+        assert not found, f"{path.relative_to(site.parents[1])}: {found}"
+
+
+def test_no_master_and_no_archive_is_on_the_site(files: dict[Path, str]) -> None:
+    assert not [path for path in files if zipfile.is_zipfile(path)]
     assert not [path for path in files if "assignments" in path.parts or path.stem == "master"]
