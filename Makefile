@@ -39,7 +39,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Tests that each take long go one by one to who is free. `SAMPLE=MINUTES` takes as many as there is
 # time for, in an order that the last commit decides; what was touched since BASE, a commit, is first.
 ONE_BY_ONE = $(BIN)/python -m pytest -n $(if $(COLAB_PYTHON),0,2) --dist load --maxschedchunk=1 \
-	$(if $(SAMPLE),-p tests.sampling --sample $(SAMPLE))
+	--timeout 2400 $(if $(SAMPLE),-p tests.sampling --sample $(SAMPLE))
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
 CHECKS := test test-mutations test-kernels test-colab test-rounding calibration

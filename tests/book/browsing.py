@@ -64,10 +64,13 @@ STICKING_OUT = """() => {
   return found.map(element => element.outerHTML.slice(0, 120))
     .concat(wider > 0 ? [`the page, which scrolls sideways by ${wider} px`] : []);
 }"""
-COMPLETE = """() => Promise.all([...document.images].map(image => {
+# Whether all pictures are there, also those that would be fetched later; asked until they are.
+COMPLETE = """() => [...document.images].map(image => {
   image.loading = "eager";
-  return image.decode();
-}))"""
+  return image.complete;
+}).every(Boolean)"""
+BROKEN = """() => [...document.images].filter(image => !image.naturalWidth)
+  .map(image => image.outerHTML.slice(0, 120))"""
 STRETCHED = """() => [...document.querySelectorAll("article img")]
   .filter(i => i.naturalWidth && i.width && i.height
     && Math.abs(i.width / i.height / (i.naturalWidth / i.naturalHeight) - 1) > 0.02)
@@ -168,9 +171,10 @@ def shade(page: Page, mode: str) -> None:
 
 
 def misplaced(page: Page) -> list[str]:
-    """What sticks out of a page, or is drawn in another shape than its own."""
-    page.evaluate(COMPLETE)
-    wrong = [f"sticks out: {tag}" for tag in page.evaluate(STICKING_OUT)]
+    """What of a page is not there, sticks out, or is drawn in another shape than its own."""
+    page.wait_for_function(COMPLETE)
+    wrong = [f"broken: {tag}" for tag in page.evaluate(BROKEN)]
+    wrong += [f"sticks out: {tag}" for tag in page.evaluate(STICKING_OUT)]
     return wrong + [f"stretched: {tag}" for tag in page.evaluate(STRETCHED)]
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 
 from playwright.sync_api import Locator, Page
 
-# All that a set of sliders shows, once its picture is there.
-SHOWN = """async box => {
+# All that a set of sliders shows; nothing until its picture is there. To be asked again until then:
+# the promise of `decode()` has no time limit, and is never kept for a picture out of sight.
+SHOWN = """box => {
   const picture = box.querySelector("img");
-  await picture.decode();
-  return {frame: [picture.getAttribute("src"), box.querySelector("figcaption").textContent],
+  return picture.complete && picture.naturalWidth > 0 && {
+    frame: [picture.getAttribute("src"), box.querySelector("figcaption").textContent],
     read: [...box.querySelectorAll("input")].map(each => each.getAttribute("aria-valuetext")),
     written: [...box.querySelectorAll("output")].map(each => each.textContent)};
 }"""
@@ -55,16 +56,23 @@ def number(position: Sequence[int], sizes: Sequence[int]) -> int:
     return at
 
 
+def shown(box: Locator) -> dict[str, list]:
+    """All that a box on the screen shows, as soon as its picture is there."""
+    found = box.evaluate(SHOWN)
+    return found or box.page.wait_for_function(SHOWN, arg=box.element_handle()).json_value()
+
+
 def see(box: Locator, words: list[list[str]], position: Sequence[int], frame: object) -> None:
     """See that a box shows a frame and says its position."""
-    shown = box.evaluate(SHOWN)
+    now = shown(box)
     said = [each[step] for each, step in zip(words, position, strict=True)]
-    assert tuple(shown["frame"]) == frame, position
-    assert shown["read"] == shown["written"] == said
+    assert tuple(now["frame"]) == frame, position
+    assert now["read"] == now["written"] == said
 
 
 def walk(page: Page, box: Locator) -> None:
     """Move through every combination, one key a step, and see the right frame at each."""
+    box.evaluate("box => box.scrollIntoView({block: 'center', behavior: 'instant'})")
     sliders, words, expected = box.locator("input").all(), all_words(box), frames(box)
     sizes = [len(each) for each in words]
     assert len(set(expected)) == len(expected)

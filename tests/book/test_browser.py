@@ -81,6 +81,7 @@ def test_contrast_is_looked_at_wherever_it_may_differ(tab: Page, address: str) -
         (f"<p style='width: 5em'>{'w' * 999}</p>", ["www", "sideways"]),
         ("<div style='overflow: auto'><p style='width: 110vw'>it scrolls</p></div>", []),
         ("<p style='visibility: hidden; margin-left: -3em'>hidden</p>", []),
+        ("<img src='data:image/png;base64,AA==' alt=''>", ["broken"]),
     ],
 )
 def test_what_sticks_out_is_seen(planted: str, seen: list[str], tab: Page) -> None:
