@@ -105,7 +105,7 @@ lighthouse: book ## audit the heaviest chapter (needs node and a Chromium; not p
 	@npm install --silent --no-fund --no-audit --prefix _build/lighthouse lighthouse@$(LIGHTHOUSE)
 	@$(BIN)/python book/_tools/lighthouse.py
 
-test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter against its stored outputs
+test: $(VENV)/.test ## run the checks: ruff, tests, doctests, and each chapter against its stored outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(RUNNER) $(PYTEST) --durations=10 --doctest-modules $(NBVAL) $(CHAPTERS) tests companion
@@ -113,7 +113,7 @@ test: $(VENV)/.test ## run every check: ruff, tests, doctests, and each chapter 
 test-pages: $(VENV)/.test ## the pages in a browser again (FONTS=DejaVu or FONTS=Liberation: no other fonts)
 	$(RUNNER) $(PYTEST) tests/book
 
-check-all: ## every check there is, whole: what is slow and seldom tells anything as well (hours)
+check-all: ## every check there is, whole: what is slow and seldom finds anything as well (hours)
 	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(CHECKS) DRAWS=1,2,3,4,5,6,7,8,9,10
 
 test-kernels: $(VENV)/.test ## the chapters again, with other CPU kernels and with two threads

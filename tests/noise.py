@@ -270,8 +270,9 @@ class Rounding(TorchDispatchMode):
         if size is None:
             values *= units + 1
         else:
-            change = np.maximum(np.abs(values), size) * units
-            values += change if np.isfinite(change).all() else np.nan_to_num(change, posinf=0)
+            own = np.abs(values)
+            change = np.where(np.isfinite(size), np.maximum(own, size), own) * units
+            values += np.where(np.isfinite(change), change, 0)
 
     def some(self, pools: dict[np.dtype, np.ndarray], values: np.ndarray) -> np.ndarray:
         """Return as many as there are values, from somewhere in their type's pool."""

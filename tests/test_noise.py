@@ -184,6 +184,13 @@ def test_what_is_not_finite_stays_so() -> None:
         )
 
 
+@pytest.mark.parametrize("draw", range(4))
+def test_a_sum_whose_squares_overflow_is_off_by_a_unit(draw: int) -> None:
+    large = 1e200 * A.abs()
+    for plain in (lambda: large.mean(), lambda: (large @ (1e-190 * B.abs())).sum(), large.norm):
+        assert torch.allclose(under(draw, plain), plain(), rtol=1e-15, atol=0)
+
+
 def test_the_noise_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

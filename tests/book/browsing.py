@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from chapters import chapter_files, toc_files
@@ -141,6 +142,11 @@ def watched(page: Page, address: str) -> Iterator[list[str]]:
     yield wrong
     for event, listener in listeners.items():
         page.remove_listener(event, listener)
+
+
+def once_there(page: Page, script: str, arg: object = None) -> Any:  # noqa: ANN401
+    """What a script returns as soon as that is something; to ask first is quicker than to wait."""
+    return page.evaluate(script, arg) or page.wait_for_function(script, arg=arg).json_value()
 
 
 def rest(page: Page) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from playwright.sync_api import Locator, Page
 
+from .browsing import once_there
+
 # All that a set of sliders shows; nothing until its picture is there. To be asked again until then:
 # the promise of `decode()` has no time limit, and is never kept for a picture out of sight.
 SHOWN = """box => {
@@ -58,8 +60,7 @@ def number(position: Sequence[int], sizes: Sequence[int]) -> int:
 
 def shown(box: Locator) -> dict[str, list]:
     """All that a box on the screen shows, as soon as its picture is there."""
-    found = box.evaluate(SHOWN)
-    return found or box.page.wait_for_function(SHOWN, arg=box.element_handle()).json_value()
+    return once_there(box.page, SHOWN, box.element_handle())
 
 
 def see(box: Locator, words: list[list[str]], position: Sequence[int], frame: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route
 
-from .browsing import CHAPTERS, resize, rest
+from .browsing import CHAPTERS, once_there, resize, rest
 
 JOINED = "_static/styles/book.css"
 LIGHT = 500_000  # bytes of a chapter page, compressed and without its figures
@@ -135,10 +135,10 @@ def test_the_keyboard_skips_to_the_text_and_shows_where_it_is(
     calm.goto(address + name)
     rest(calm)
     calm.keyboard.press("Tab")
-    assert calm.wait_for_function(FOCUS).json_value()["text"] == "Skip to main content"
+    assert once_there(calm, FOCUS)["text"] == "Skip to main content"
     unmarked = []
     for _ in range(30):
-        focus = calm.wait_for_function(FOCUS).json_value()
+        focus = once_there(calm, FOCUS)
         if not focus["body"] and not focus["visible"]:
             unmarked.append(focus["text"][:60])
         calm.keyboard.press("Tab")
