@@ -1,4 +1,4 @@
-"""Counts of what chaos decides, in words that one case more or less does not change.
+"""Counts of what chaos decides, in words that one case more or less seldom changes.
 
 Which single run gets through a steep loss may depend on the last digit of a product, and so on the
 machine. How many of them do hardly depends on it; a range and a tenth say as much of that as holds.
@@ -6,6 +6,7 @@ machine. How many of them do hardly depends on it; a range and a tenth say as mu
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 
 from companion._checks import positive_integer
@@ -23,8 +24,8 @@ def band(hits: int, cases: int, cuts: Sequence[float] = QUARTERS) -> str:
             none or to all of them.
 
     Raises:
-        ValueError: unless ``hits`` is from 0 to ``cases``, and the cuts rise from above 0 to
-            below 1.
+        ValueError: unless ``hits`` is a whole number from 0 to ``cases``, and the cuts rise from
+            above 0 to below 1.
 
     Example:
         >>> band(1, 8), band(5, 8), band(8, 8)
@@ -38,7 +39,8 @@ def band(hits: int, cases: int, cuts: Sequence[float] = QUARTERS) -> str:
         raise ValueError(f"cuts must rise from above 0 to below 1, got {cuts!r}")
     low = 0
     for cut in cuts:
-        high = math.floor(cut * cases) if cut <= 0.5 else math.ceil(cut * cases) - 1
+        edge = Fraction(str(cut)) * cases  # 0.29 of a hundred is 29
+        high = math.floor(edge) if cut <= 0.5 else math.ceil(edge) - 1
         if hits <= high:
             return f"{low} to {high} of {cases}"
         low = high + 1
@@ -53,7 +55,7 @@ def share(hits: int, cases: int) -> str:
         cases: how many there are.
 
     Raises:
-        ValueError: unless ``hits`` is from 0 to ``cases``.
+        ValueError: unless ``hits`` is a whole number from 0 to ``cases``.
 
     Example:
         >>> share(400, 400), share(384, 400), share(237, 400), share(3, 400)
@@ -69,6 +71,6 @@ def share(hits: int, cases: int) -> str:
 
 def _checked(hits: int, cases: int) -> tuple[int, int]:
     cases = positive_integer("cases", cases)
-    if not 0 <= int(hits) <= cases:
-        raise ValueError(f"hits must be from 0 to {cases}, got {hits}")
+    if not 0 <= hits <= cases or hits != int(hits):
+        raise ValueError(f"hits must be a whole number from 0 to {cases}, got {hits}")
     return int(hits), cases

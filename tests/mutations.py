@@ -8,8 +8,8 @@ from mutants import ROOT, Mutation, check, check_baseline
 MUTATIONS = [
     Mutation(
         "companion/tally.py",
-        "math.floor(cut * cases) if cut <= 0.5 else math.ceil(cut * cases) - 1",
-        "math.floor(cut * cases)",
+        "math.floor(edge) if cut <= 0.5 else math.ceil(edge) - 1",
+        "math.floor(edge)",
         "tests/test_tally.py::test_the_edges_are_the_quarters",
     ),
     Mutation(

@@ -9,9 +9,13 @@ to what enters torch from NumPy.
 What every machine agrees on is left as it is: + − × ÷ √ element by element, comparisons, copies,
 casts, uniform draws; sums and products of integers (and of halves, quarters, ...); a sum that has a
 single term; an integer that a function makes of integers. So what is exact by construction keeps
-its digits. A sum that cancels is off by a unit of its terms: a zero that comes about so is a zero
-to rounding. What has 16 bits is off by a unit of float32, in which it is accumulated, before it is
-rounded to 16.
+its digits. What cancels is off by a unit of its terms: a zero that comes about so is a zero to
+rounding. What has 16 bits is off by a unit of float32, in which it is accumulated, before it is
+rounded to 16. Nothing leaves the range of its function, and a machine agrees with itself: equal
+results of an operator are off by the same units.
+
+Out of reach, since nothing can stand between: operators and methods of NumPy's arrays and of
+Python's numbers (`a @ b`, `a.sum()`, `x**0.3`), and what runs on other threads.
 
 As a program, `python -P tests/noise.py -f CONNECTION`, this is a kernel with that arithmetic. The
 environment variable ROUNDING is the number of the draw.
@@ -22,10 +26,10 @@ import importlib
 import importlib.util
 import math
 import os
-import random
 import sys
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -35,7 +39,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-POOL = 1 << 18  # units at hand; what needs more takes them again
+POOL = 1 << 19  # units at hand; what needs more takes them again
+SAMPLE = 16  # numbers of a result that decide which units it takes
 HALVES = (torch.float16, torch.bfloat16)
 # Numbers that are multiples of these are taken for exact, as long as their sums are small enough.
 QUANTA = {torch.float32: 2.0**-8, torch.float64: 2.0**-20}
@@ -60,8 +65,20 @@ EXACT = frozenset(
     where zero zeros zeros_like
     """.split()
 )
+# These are rounded once for real numbers only.
+COMPLEX = frozenset("abs div mul reciprocal sgn sqrt square".split())
 UPDATES = frozenset("add addcdiv addcmul lerp rsub sub".split())
 SUMS = frozenset({"sum", "mean", "linalg_vector_norm"})
+DRAWS = frozenset("normal randn randn_like normal_functional".split())
+NORMS = frozenset(
+    """
+    native_batch_norm native_batch_norm_legit native_batch_norm_legit_functional
+    batch_norm_with_update batch_norm_with_update_functional native_layer_norm
+    native_batch_norm_backward batch_norm_backward native_layer_norm_backward
+    """.split()
+)
+# What is at most 1 in size on every machine.
+BOUNDED = frozenset("cos cosdg erf expit ndtr sigmoid sin sindg softmax tanh".split())
 # Where the first factor of a product stands among the arguments.
 PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
 
@@ -71,6 +88,8 @@ class Operator(NamedTuple):
 
     name: str
     """Without namespace, overload, and the marks of being in place."""
+    number: int
+    """The name as a number."""
     agreed: bool
     """Whether it is exact whatever it is given, or gives another view of it."""
     drawn: bool
@@ -87,18 +106,23 @@ def describe(func: Any) -> Operator:  # noqa: ANN401
     places = enumerate(schema.arguments)
     written = tuple((i, a.name) for i, a in places if a.alias_info and a.alias_info.is_write)
     drawn = torch.Tag.nondeterministic_seeded in func.tags
-    return Operator(name, is_view or name in EXACT, drawn, written)
+    number = zlib.crc32(name.encode())
+    return Operator(name, number, is_view or name in EXACT, drawn, written)
 
 
 def is_floating(value: object) -> bool:
     """Return whether this is a tensor with floating-point or complex numbers in it."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.numel() == 0:
         return False
+    if value.device.type != "cpu":
+        return False
     return value.is_floating_point() or value.is_complex()
 
 
 def array(values: Tensor) -> np.ndarray:
     """Return a tensor's numbers as NumPy sees them, in place; on small ones it is much quicker."""
+    if values._is_zerotensor():
+        values = values.clone()
     return (values.detach() if values.requires_grad else values).resolve_neg().numpy()
 
 
@@ -113,8 +137,8 @@ def are_multiples(values: np.ndarray, quantum: float) -> bool:
 def sums_exactly(terms: Tensor) -> bool:
     """Return whether the terms are so coarse that they sum up exactly, in whatever order."""
     quantum = QUANTA.get(terms.dtype)
-    if quantum is None:
-        return not is_floating(terms)
+    if quantum is None or not is_floating(terms):
+        return not (terms.is_floating_point() or terms.is_complex())
     values = array(terms)
     coarse = are_multiples(values, quantum)
     return coarse and bool(np.abs(values).sum() * torch.finfo(terms.dtype).eps < quantum)
@@ -123,8 +147,8 @@ def sums_exactly(terms: Tensor) -> bool:
 def multiplies_exactly(a: Tensor, b: Tensor) -> bool:
     """Return whether the terms of a matrix product are so coarse that it is exact."""
     quantum = QUANTA.get(a.dtype)
-    if quantum is None:
-        return not is_floating(a)
+    if quantum is None or not (is_floating(a) and is_floating(b)):
+        return not (a.is_floating_point() or a.is_complex())
     left, right = array(a), array(b)
     if not (are_multiples(left, quantum**0.5) and are_multiples(right, quantum**0.5)):
         return False
@@ -142,33 +166,39 @@ def is_exact(name: str, args: Any, kwargs: Any) -> bool:  # noqa: ANN401
         return not (args[3:] and args[3])
     if not isinstance(args[0] if args else None, Tensor):
         return False
+    if name == "linalg_vector_norm":
+        order = args[1] if len(args) > 1 else kwargs.get("ord", 2)
+        if abs(order) in (0, math.inf):
+            return True
+        return order in (1, 2) and sums_exactly(args[0] if order == 1 else args[0] * args[0])
     if name in SUMS:
-        of_largest = name == "linalg_vector_norm" and args[1:] and abs(args[1]) in (0, math.inf)
-        return of_largest or sums_exactly(args[0])
+        return sums_exactly(args[0])
     if name in PRODUCTS:
         return multiplies_exactly(*args[PRODUCTS[name] : PRODUCTS[name] + 2])
     return False
 
 
 def product_terms(name: str, args: Any, out: np.ndarray) -> Terms:  # noqa: ANN401
-    """Return the typical size of a sum of the terms, and which sums have no two of them.
-
-    Most products need neither: no sum of theirs nearly cancels, and none has a single term.
-    """
-    a, b = (array(factor) for factor in args[PRODUCTS[name] : PRODUCTS[name] + 2])
+    """Return the typical size of a sum of the terms, and which sums have no two of them."""
+    factors = args[PRODUCTS[name] : PRODUCTS[name] + 2]
+    if not all(is_floating(factor) for factor in factors):
+        return None, None
+    a, b = (array(factor) for factor in factors)
     a, b = (a if a.ndim > 1 else a[None]), (b if b.ndim > 1 else b[:, None])  # (n, k), (k, m)
-    sizes = np.abs(out)
-    if sizes.min() > 1e-9 * sizes.max():
-        row, column = a[(0,) * (a.ndim - 1)], b[(0,) * (b.ndim - 2)][:, 0]
-        if np.count_nonzero(row) > 1 and np.count_nonzero(column) > 1:
-            return None, None
     squares = np.square(a, dtype=np.float64) @ np.square(b, dtype=np.float64)
     size = np.sqrt(squares).astype(out.dtype).reshape(out.shape)
-    return size, np.abs(sizes - size) <= 8 * np.finfo(out.dtype).eps * size
+    left, right = np.count_nonzero(a, axis=-1), np.count_nonzero(b, axis=-2)
+    fewest = min((each[each > 0].min() if each.any() else 0) for each in (left, right))
+    most = max(left.max(), right.max())
+    if fewest > 1 and (fewest == most == a.shape[-1] or left.min() + right.min() - a.shape[-1] > 1):
+        return size, None  # any two rows have at least two terms in common, or none
+    return size, (((a != 0).astype(np.float32) @ (b != 0)) <= 1).reshape(out.shape)
 
 
 def sum_terms(name: str, args: Any, out: np.ndarray) -> Terms:  # noqa: ANN401
     """Return the typical size of a sum of the terms, and which sums have no two of them."""
+    if not is_floating(args[0]):
+        return None, None
     values = array(args[0])
     dims = args[2:3] if name == "linalg_vector_norm" else args[1:2]
     dims = dims[0] if dims and dims[0] not in (None, [], ()) else range(values.ndim)
@@ -181,9 +211,60 @@ def sum_terms(name: str, args: Any, out: np.ndarray) -> Terms:  # noqa: ANN401
 
 
 def are_whole(values: np.ndarray) -> np.ndarray:
-    """Return which numbers are integers or halves of integers."""
+    """Return which numbers are halves of integers, but for those too large for anything else."""
     doubled = values + values
-    return np.rint(doubled) == doubled
+    small = np.abs(values) * np.finfo(values.dtype).eps < 2**-6
+    return small & (np.rint(doubled) == doubled)
+
+
+def is_diagonal(matrices: np.ndarray) -> bool:
+    """Return whether all numbers off the diagonals are 0."""
+    diagonals = np.diagonal(matrices, axis1=-2, axis2=-1) if matrices.ndim > 1 else matrices
+    return np.count_nonzero(matrices) == np.count_nonzero(diagonals)
+
+
+def norm_terms(name: str, args: Any, out: Any) -> Tensor | None:  # noqa: ANN401
+    """Return the size of what is subtracted when batches or layers are normalized, or going back.
+
+    Going forward it is the mean, in units of the result; back, it is what arrives from above.
+    """
+    is_batch, back = "batch" in name, name.endswith("backward")
+    values = args[0] if back else out[0]
+    if back:
+        mean, scale, weight = (args[5], args[6], args[2]) if is_batch else (*args[3:5], args[5])
+    else:
+        mean, scale, weight = out[1], out[2], args[1] if is_batch else args[2]
+    if not isinstance(scale, Tensor) or scale.numel() == 0 or values is None:
+        return None
+    if is_batch:
+        shape = (1, -1, *[1] * (values.ndim - 2))
+        mean, scale = mean.reshape(shape), scale.reshape(shape)
+        weight = weight if weight is None else weight.reshape(shape)
+    size = (values if back else mean).abs() * scale
+    return size if weight is None else size * weight.abs()
+
+
+def landings(name: str, args: Any) -> Tensor | None:  # noqa: ANN401
+    """Return how many terms come together at each place where numbers are added up by index."""
+    if name in ("index_put", "index_put_impl"):
+        ones = torch.ones_like(args[2])
+        return torch.ops.aten.index_put(torch.zeros_like(args[0]), args[1], ones, True)
+    if name in ("index_add", "scatter_add"):
+        function = getattr(torch, name)
+        return function(torch.zeros_like(args[0]), *args[1:3], torch.ones_like(args[3]))
+    if name == "embedding_dense_backward":
+        return torch.ops.aten.embedding_dense_backward(torch.ones_like(args[0]), *args[1:])
+    return None
+
+
+# Whether there are such kernels, and how to switch them; torch.backends.mkldnn.flags warns.
+FUSED = {
+    "oneDNN": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+    "attention": (
+        torch.backends.mha.get_fastpath_enabled,
+        torch.backends.mha.set_fastpath_enabled,
+    ),
+}
 
 
 class Rounding(TorchDispatchMode):
@@ -191,7 +272,7 @@ class Rounding(TorchDispatchMode):
 
     def __init__(self, draw: int) -> None:
         super().__init__()
-        self.random = random.Random(draw)
+        self.draw = draw
         signs = torch.randint(-1, 2, (POOL,), generator=torch.Generator().manual_seed(draw))
         units = [(signs.to(dtype) * torch.finfo(dtype).eps).numpy() for dtype in QUANTA]
         self.units = {each.dtype: each for each in units}
@@ -199,14 +280,17 @@ class Rounding(TorchDispatchMode):
         self.known: dict[int, Operator] = {}  # by identity: to hash an operator takes longer
 
     def __enter__(self) -> "Rounding":
-        """Begin; what overflows here has done so before."""
-        self.handling = np.seterr(all="ignore")
+        """Begin. Kernels that do many steps at once would hide them, and are done without."""
+        self.stack = ExitStack()
+        for was, switch in FUSED.values():
+            self.stack.callback(switch, was())
+            switch(False)
         return super().__enter__()
 
     def __exit__(self, *raised: object) -> None:
         """End."""
         super().__exit__(*raised)
-        np.seterr(**self.handling)
+        self.stack.close()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -224,16 +308,35 @@ class Rounding(TorchDispatchMode):
         known = self.known.get(id(func))
         if known is None:
             known = self.known[id(func)] = describe(func)
-        if known.agreed or is_exact(known.name, args, kwargs):
+        if known.agreed and not (known.name in COMPLEX and any_complex(args)):
             return func(*args, **kwargs)
-        if not known.drawn and has_halves(args):
-            wide = self.run(func, known, *tree_map(widened, (args, kwargs)))[1]
-            out = func(*args, **kwargs)
-            for target, better in zip(results(known, args, kwargs, out), wide, strict=True):
-                if target.dtype in HALVES:
-                    target.copy_(better)
-            return out
-        return self.run(func, known, args, kwargs)[0]
+        with np.errstate(all="ignore"):  # what overflows here has done so before
+            if known.drawn or not has_halves(args):
+                if is_exact(known.name, args, kwargs):
+                    return func(*args, **kwargs)
+                return self.run(func, known, args, kwargs)[0]
+            return self.run_wide(func, known, args, kwargs)
+
+    def run_wide(
+        self,
+        func: Any,  # noqa: ANN401
+        known: Operator,
+        args: Any,  # noqa: ANN401
+        kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Nudge what has 16 bits as it was in 32, where that is how it was computed."""
+        wide, options = tree_map(widened, (args, kwargs))
+        if is_exact(known.name, wide, options):
+            return func(*args, **kwargs)
+        _, nudged, plain = self.run(func, known, wide, options, keep=True)
+        out = func(*args, **kwargs)
+        for target, better, before in zip(
+            results(known, args, kwargs, out), nudged, plain, strict=True
+        ):
+            if target.dtype in HALVES:
+                alike = before.to(target.dtype) == target
+                target.copy_(torch.where(alike, better.to(target.dtype), target))
+        return out
 
     def run(
         self,
@@ -241,46 +344,76 @@ class Rounding(TorchDispatchMode):
         known: Operator,
         args: Any,  # noqa: ANN401
         kwargs: Any,  # noqa: ANN401
-    ) -> tuple[Any, list[Tensor]]:
-        """Return an operator's result, nudged in place, and the list of what was nudged."""
+        *,
+        keep: bool = False,
+    ) -> tuple[Any, list[Tensor], list[Tensor]]:
+        """Return an operator's result, nudged in place, what was nudged, and what it had been."""
         before = next((value for value in args[:2] if is_floating(value)), None)
         if before is not None and known.written:
             before = before.clone()
+        counted = landings(known.name, args)
         out = func(*args, **kwargs)
         targets = results(known, args, kwargs, out)
+        plain = [target.clone() for target in targets] if keep else []
+        size = norm_terms(known.name, args, out) if known.name in NORMS else None
+        if known.name == "native_batch_norm" and args[5]:  # its schema does not say so
+            targets += [running for running in args[3:5] if is_floating(running)]
         for target in targets:
             if target.is_complex():
-                self.nudge_(array(torch.view_as_real(target.resolve_conj())))
+                self.nudge_(known, array(torch.view_as_real(target.resolve_conj())))
             elif target.dtype in QUANTA:
                 values = array(target)
-                self.nudge_(values, *terms(known.name, args, before, values))
-        return out, targets
+                if counted is not None:
+                    found = None, array(counted) <= 1
+                elif size is not None and target.shape == args[0].shape:
+                    found = array(size), None
+                else:
+                    found = terms(known.name, args, before, values)
+                self.nudge_(known, values, *found)
+        return out, targets, plain
 
     def nudge_(
-        self, values: np.ndarray, size: np.ndarray | None = None, exact: np.ndarray | None = None
+        self,
+        known: Operator,
+        values: np.ndarray,
+        size: np.ndarray | float | None = None,
+        exact: np.ndarray | None = None,
     ) -> None:
         """Move values in place by a unit: of their own last place, or of that of a size above."""
         keep = exact is not None and exact.any()
-        if size is None and not keep:
-            values *= self.some(self.factors, values)
+        if size is None and not keep and known.name not in BOUNDED:
+            values *= self.some(self.factors, known, values)
             return
-        units = self.some(self.units, values)
+        units = self.some(self.units, known, values)
         if keep:
             units = np.where(exact, 0, units)
+        own = np.abs(values)
+        if known.name in BOUNDED:
+            units = np.where(own >= 1, -np.abs(units), units)
         if size is None:
             values *= units + 1
-        else:
-            own = np.abs(values)
-            change = np.where(np.isfinite(size), np.maximum(own, size), own) * units
-            values += np.where(np.isfinite(change), change, 0)
+            return
+        change = np.where(np.isfinite(size), np.maximum(own, size), own) * units
+        if known.name in SLOPES:
+            change = np.clip(change, -own, own)
+        values += np.where(np.isfinite(change), change, 0)
 
-    def some(self, pools: dict[np.dtype, np.ndarray], values: np.ndarray) -> np.ndarray:
-        """Return as many as there are values, from somewhere in their type's pool."""
+    def some(
+        self, pools: dict[np.dtype, np.ndarray], known: Operator, values: np.ndarray
+    ) -> np.ndarray:
+        """Return as many as there are values, from a place in the pool that these decide."""
         pool, count = pools[values.dtype], values.size
-        if count >= POOL:
-            return np.resize(pool, values.shape)
-        start = int(self.random.random() * (POOL - count))
+        flat = values.reshape(-1) if values.flags.c_contiguous else values.flat
+        seen = np.asarray(flat[:: 1 + count // SAMPLE])
+        start = zlib.crc32(seen.tobytes(), known.number + self.draw) % (POOL // 2)
+        if count > POOL // 2:
+            return np.resize(np.roll(pool, -start), values.shape)
         return pool[start : start + count].reshape(values.shape)
+
+
+def any_complex(args: Any) -> bool:  # noqa: ANN401
+    """Return whether there is a complex tensor among the arguments."""
+    return any(isinstance(value, Tensor) and value.is_complex() for value in args)
 
 
 def results(known: Operator, args: Any, kwargs: Any, out: Any) -> list[Tensor]:  # noqa: ANN401
@@ -315,21 +448,35 @@ def terms(name: str, args: Any, before: Tensor | None, out: np.ndarray) -> Terms
         return product_terms(name, args, out)
     if name in SUMS:
         return sum_terms(name, args, out)
+    if name in DRAWS:
+        return np.abs(out).mean(), None
+    if name == "linspace":
+        return np.abs(out).max(), are_whole(out)
     if before is None or before.dtype not in QUANTA:
-        return None, None
+        return None, are_whole(out) if before is None else None
     given = array(before)
     if "linalg" in name:
         size = np.abs(out).max(axis=tuple(range(-min(out.ndim, 2), 0)), keepdims=True)
-        return size, are_whole(out) if are_whole(given).all() else None
+        return size, are_whole(out) if is_diagonal(given) else None
     if given.shape != out.shape:
-        return None, None
-    if name in ("tanh_backward", "sigmoid_backward"):  # δ(1 − y²), δ(1 − y)y
+        return None, are_whole(out) if are_whole(given).all() else None
+    if name in SLOPES:
         return np.abs(given), are_whole(array(args[1]))
     if name in UPDATES:
-        return None, out == given
-    whole = are_whole(given)
-    return None, whole & are_whole(out) if whole.any() else None
+        return np.abs(given), out == given
+    if name == "log_softmax_backward_data":
+        return np.abs(given), None
+    if name == "softmax_backward_data":
+        return np.abs(given * array(args[1])), None
+    if name == "log_softmax":
+        return np.where(out == 0, 0, 1).astype(out.dtype), None
+    if name == "cumsum":
+        return np.sqrt(np.square(given).cumsum(args[1])), out == given
+    return None, (out == given) | (are_whole(given) & are_whole(out))
 
+
+# δ(1 − y²) and δ(1 − y)y: on no machine below 0.
+SLOPES = frozenset({"tanh_backward", "sigmoid_backward"})
 
 # What NumPy, SciPy and math return to these is nudged; what they return to each other is not.
 READERS = ("__main__", "companion")
@@ -362,9 +509,12 @@ MATH_EXACT = frozenset(
 class Nudged:
     """A function of NumPy, SciPy or math that is off by a unit where a reader calls it."""
 
-    def __init__(self, function: Callable[..., Any], units: random.Random) -> None:
+    def __init__(self, function: Callable[..., Any], draw: int) -> None:
         functools.update_wrapper(self, function, updated=())
-        self.function, self.units = function, units
+        self.function, self.draw = function, draw
+        self.name = getattr(function, "__name__", "")
+        self.bounded = self.name in BOUNDED
+        self.of_all = "linalg" in str(getattr(function, "__module__", ""))
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self.function, name)
@@ -377,46 +527,66 @@ class Nudged:
             return result
         given = [a for a in (*args, *kwargs.values()) if isinstance(a, np.ndarray | float | int)]
         whole = bool(given) and all(is_whole(a) for a in given)
-        if whole and self.function.__name__ in NUMPY_SUMS:
+        if whole and self.name in NUMPY_SUMS:
             return result
-        return nudged(result, self.units, whole)
+        return self.nudged(result, whole, self.size(args))
+
+    def size(self, args: Any) -> float:  # noqa: ANN401
+        """Return what the unit of a whole sum is measured by, in which terms may cancel."""
+        terms = args[0] if args else None
+        if self.name not in NUMPY_SUMS or not isinstance(terms, np.ndarray):
+            return 0.0
+        total = (
+            float(np.sqrt(np.square(terms, dtype=float).sum())) if terms.dtype.kind == "f" else 0
+        )
+        return total if self.name.endswith("sum") else total / max(terms.size, 1)
+
+    def nudged(self, value: Any, whole: bool, size: float) -> Any:  # noqa: ANN401
+        """Return a result off by a unit: a number, an array, or many."""
+        if isinstance(value, dict):  # and so scipy's results
+            return type(value)({key: self.nudged(each, whole, size) for key, each in value.items()})
+        if isinstance(value, tuple):
+            each = [self.nudged(one, whole, size) for one in value]
+            return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
+        if isinstance(value, float | complex | np.floating | np.complexfloating):
+            kept = whole and isinstance(value, float | np.floating) and is_whole(value)
+            of = type(value) if isinstance(value, np.generic) else None
+            moved = self.moved(np.asarray(value, of), size)
+            return value if kept else moved[()] if of else moved.item()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fc" and value.size:
+            moved = self.moved(value, np.abs(value).max() if self.of_all else size)
+            kept = whole and value.dtype.kind == "f"
+            return np.where(are_whole(value), value, moved) if kept else moved
+        return value
+
+    def moved(self, values: np.ndarray, size: float) -> np.ndarray:
+        """Return values off by a unit of their own, or of that of a size above."""
+        units = np.finfo(values.dtype).eps * signs(values, self.draw).astype(values.real.dtype)
+        own = np.abs(values)
+        if self.bounded:
+            units = np.where(own >= 1, -np.abs(units), units)
+        if not size:
+            return (values * (1 + units)).astype(values.dtype)
+        return (values + np.maximum(own, size) * units).astype(values.dtype)
 
 
 def is_whole(value: Any) -> bool:  # noqa: ANN401
     """Return whether all that NumPy or Python holds here are multiples of one half."""
     values = np.asarray(value)
     return values.dtype.kind in "biu" or (
-        values.dtype.kind == "f" and bool((2 * values == np.floor(2 * values)).all())
+        values.dtype.kind == "f" and bool(are_whole(values).all())
     )
 
 
-def nudged(value: Any, units: random.Random, whole: bool = False) -> Any:  # noqa: ANN401
-    """Return a result of NumPy, SciPy or math off by a unit: a number, an array, or many."""
-    if isinstance(value, dict):  # and so scipy's results
-        return type(value)({key: nudged(each, units, whole) for key, each in value.items()})
-    if isinstance(value, tuple):
-        each = [nudged(one, units, whole) for one in value]
-        return type(value)(*each) if hasattr(value, "_fields") else type(value)(each)
-    if isinstance(value, float | complex | np.floating | np.complexfloating):
-        kept = whole and isinstance(value, float | np.floating) and is_whole(value)
-        eps = np.finfo(type(value) if isinstance(value, np.generic) else float).eps
-        return value if kept else value * type(value)(1 + eps * units.randint(-1, 1))
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fc" and value.size:
-        signs = np.frombuffer(units.randbytes(value.size), np.uint8).reshape(value.shape) % 3
-        if whole and value.dtype.kind == "f":
-            signs = np.where(2 * value == np.floor(2 * value), 1, signs)
-        eps = np.finfo(value.dtype).eps
-        return (value * (1 + eps * (signs.astype(value.real.dtype) - 1))).astype(value.dtype)
-    return value
+def signs(values: np.ndarray, draw: int) -> np.ndarray:
+    """Return −1, 0 or 1 for each number, the same for equal ones: a machine agrees with itself."""
+    bits = np.array(values.real, dtype=np.float64, ndmin=1).view(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift)) ^ np.uint64(draw)) * np.uint64(factor)
+    return ((bits >> np.uint64(33)) % np.uint64(3)).reshape(values.shape).astype(np.int8) - 1
 
 
-def alike(values: np.ndarray, units: random.Random) -> np.ndarray:
-    """Return an array off by units, with equal numbers left equal: they were computed alike."""
-    distinct, places = np.unique(values, return_inverse=True)
-    return nudged(distinct, units)[places].reshape(values.shape)
-
-
-def from_numpy(function: Callable[..., Tensor], units: random.Random) -> Callable[..., Tensor]:
+def from_numpy(function: Callable[..., Tensor], draw: int) -> Callable[..., Tensor]:
     """Return a way into torch that nudges what comes from NumPy, unless it is coarse."""
 
     @functools.wraps(function)
@@ -424,7 +594,7 @@ def from_numpy(function: Callable[..., Tensor], units: random.Random) -> Callabl
         caller = sys._getframe(1).f_globals.get("__name__", "")
         own = isinstance(data, np.ndarray) and caller.partition(".")[0] in READERS
         if own and data.dtype.kind == "f" and not (data * 64 == np.floor(data * 64)).all():
-            data = alike(data, units)
+            data = data * (1 + np.finfo(data.dtype).eps * signs(data, draw).astype(data.dtype))
         return function(data, *args, **kwargs)
 
     return enter
@@ -448,7 +618,7 @@ def functions(module: ModuleType) -> Iterator[str]:
 @contextmanager
 def others(draw: int) -> Iterator[None]:
     """Nudge what NumPy, SciPy and math return, and what enters torch from NumPy."""
-    units, replaced = random.Random(draw), []
+    replaced = []
     modules = [np, math]
     for name in WHOLE_MODULES:
         if importlib.util.find_spec(name.partition(".")[0]):
@@ -457,7 +627,7 @@ def others(draw: int) -> Iterator[None]:
     ways += [(module, name, Nudged) for module in modules for name in functions(module)]
     for module, name, wrapper in ways:
         replaced.append((module, name, getattr(module, name)))
-        setattr(module, name, wrapper(getattr(module, name), units))
+        setattr(module, name, wrapper(getattr(module, name), draw))
     try:
         yield
     finally:

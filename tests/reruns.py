@@ -71,6 +71,8 @@ def shown(output: NotebookNode) -> dict[str, str]:
     """Return the text of an output by its kind."""
     if output.output_type == "stream":
         return {output.name: output.text}
+    if output.output_type == "error":
+        return {"error": f"{output.ename}: {output.evalue}"}
     return {kind: text for kind, text in output.data.items() if kind.startswith("text/")}
 
 
@@ -93,13 +95,19 @@ class Rerun(NamedTuple):
 
 def told(when: str, text: list[tuple[str, str]]) -> str:
     """Return lines with their margin."""
-    lines = [line for _, each in text for line in each.splitlines()]
-    return "\n".join(f"{when:>8} | {line}" for line in lines)
+    lines = [(kind, line) for kind, each in text for line in each.splitlines()]
+    return "\n".join(
+        f"{when:>8} | {line}" if kind == "stdout" else f"{when:>8}, {kind} | {line}"
+        for kind, line in lines
+    )
 
 
 def rerun(path: Path, folder: Path, kernel: str) -> Rerun:
     """Run a notebook in a folder, and return what it printed beside what it had stored."""
     notebook = nbformat.read(path, as_version=4)
     stored = texts(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []  # of a cell that is skipped as well
     seconds = execute(notebook, folder, kernel)
     return Rerun(stored, texts(notebook), seconds)

@@ -52,9 +52,19 @@ DIFFERENT = {
     "gradient of torch.func": lambda: torch.func.grad(lambda w: (A @ w).tanh().sum())(B),
     "Jacobian": lambda: torch.func.jacrev(lambda x: (SQUARE @ x).tanh())(B[:, 0]),
     "vmap": lambda: torch.func.vmap(lambda x: (SQUARE @ x).sigmoid())(A),
+    "forward mode": lambda: torch.func.jvp(lambda x: x @ B, (A,), (A,))[1],
+    "Hessian": lambda: torch.func.hessian(lambda x: (SQUARE @ x).tanh().sum())(B[:, 0]),
+    "large singular values": lambda: 1e-20 * torch.linalg.svdvals(1e20 * A),
+    "large sums": lambda: 1e-20 * (1e20 * A).cumsum(0),
+    "exp of an integer": lambda: 1e-17 * torch.full((3,), 40.0, dtype=torch.float64).exp(),
+    "norm of order 3": lambda: torch.linalg.vector_norm(WHOLE, 3),
+    "complex absolute values": lambda: torch.complex(A, B.mT).abs(),
+    "running mean": lambda: running_mean(),
+    "normal draws near 0": lambda: normal(10_000, seed=4).abs().amin(),
     "an optimizer": lambda: optimized(torch.optim.Adam),
     "momentum": lambda: optimized(lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
 }
+EPS = torch.finfo(torch.float64).eps
 IDENTITY = torch.eye(30, dtype=torch.float64)
 WHOLE = torch.arange(-6.0, 6.0, dtype=torch.float64)
 SAME = {
@@ -77,12 +87,27 @@ SAME = {
     "functions of 0": lambda: torch.stack([f(0 * A) for f in (torch.exp, torch.tanh, torch.cos)]),
     "functions of integers": lambda: torch.stack([2.0 ** WHOLE.abs(), WHOLE.erf().round()]),
     "half": lambda: (0 * A).sigmoid(),
+    "integers made": lambda: torch.stack([torch.arange(7.0), torch.linspace(0, 6, 7)]),
+    "ends of a line": lambda: torch.linspace(-0.7, 0.7, 5, dtype=torch.float64)[::4].abs() * 0 + 1,
+    "product of all": lambda: A[0, :9].abs().ceil().add(1).prod(),
+    "trace": lambda: (4 * SQUARE).round().trace(),
+    "ELU of what is positive": lambda: torch.nn.functional.elu(A.abs()),
+    "gradient of rows": lambda: gradient(lambda w: (w[[0, 2]] * A[:2]).sum(), A),
+    "gradient of an embedding": lambda: gradient(lambda w: w[torch.arange(3)].mul(A[:3]).sum(), A),
+    "16 bits, halfway": lambda: torch.ones(8, 257, dtype=torch.bfloat16).sum(1),
+    "itself": lambda: (A @ B) - (A @ B) + normal(40, 40, seed=3) - normal(40, 40, seed=3),
     "a step along nothing": lambda: A.clone().add_(torch.zeros_like(A), alpha=0.1),
     "slope at rest": lambda: gradient(lambda x: x.tanh().sum(), 0 * A),
     "uniform draws": lambda: torch.rand(9, generator=torch.Generator().manual_seed(0)),
     "a gradient of one term": lambda: gradient(lambda x: (x * B.mT).sum(), A),
     "infinite": lambda: torch.full((3,), 1e308, dtype=torch.float64).mul(10).exp(),
 }
+
+
+def running_mean() -> Tensor:
+    norm = torch.nn.BatchNorm1d(30, dtype=torch.float64)
+    norm(A)
+    return norm.running_mean
 
 
 def gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
@@ -107,6 +132,7 @@ def under(draw: int, function: Callable[[], Tensor]) -> Tensor:
         return function()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # forward mode uses it
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_what_machines_round_differently_differs_in_the_last_places(name: str) -> None:
     function = DIFFERENT[name]
@@ -158,6 +184,79 @@ def test_a_sum_that_cancels_is_off_by_a_unit_of_its_terms() -> None:
     assert 0 < cancelled.abs().max() < 1e-15
 
 
+CANCELLING = {
+    "of one product": lambda: torch.linalg.qr(A)[0][:, :1].mT @ torch.linalg.qr(A)[0][:, 11:12],
+    "gradient of a loss near 0": lambda: gradient(
+        lambda w: torch.nn.functional.cross_entropy(w, torch.arange(30)), 20 * IDENTITY
+    ).diagonal(),
+    "loss near 0": lambda: torch.nn.functional.cross_entropy(20 * IDENTITY, torch.arange(30)),
+    "batch norm": lambda: torch.nn.functional.batch_norm(A + 1e6, None, None, training=True),
+    "layer norm": lambda: torch.nn.functional.layer_norm(A + 1e6, (30,)),
+    "sum with a factor": lambda: (0.3 * (A + 2)).add(A + 2, alpha=-0.3),
+    "running sum": lambda: torch.cat([A, -A]).cumsum(0)[-1],
+    "points of a line": lambda: torch.linspace(-0.7, 0.9, 321, dtype=torch.float64)[140:141],
+}
+
+
+@pytest.mark.parametrize("name", CANCELLING)
+def test_what_cancels_within_an_operator_is_off_by_a_unit_of_its_terms(name: str) -> None:
+    function = CANCELLING[name]
+    plain = function()
+    moved = max((under(draw, function) - plain).abs().max().item() for draw in range(1, 5))
+    own = plain.abs().max().item() * EPS
+    assert moved > 10 * own
+    assert moved < 1e-8
+
+
+def test_nothing_leaves_the_range_of_its_function() -> None:
+    large = torch.linspace(15.3, 40.3, 99, dtype=torch.float64)
+    for function in (torch.tanh, torch.sigmoid, lambda x: torch.softmax(torch.diag(x), -1)):
+        results = [under(draw, lambda f=function: f(large)) for draw in range(1, 5)]
+        assert max(each.max() for each in results) == 1
+    for function in (torch.tanh, torch.sigmoid):
+        slopes = under(1, lambda f=function: gradient(lambda x: f(x).sum(), large))
+        assert torch.equal(slopes, slopes.abs())
+    ones = torch.ones_like(large)
+    under(1, lambda: torch.nn.functional.binary_cross_entropy(large.sigmoid(), ones))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.log_softmax(-1),
+        lambda x: x.logsumexp(-1),
+        lambda x: x.abs().pow(2.3),
+        lambda x: torch.nn.functional.batch_norm(x, None, None, training=True),
+    ],
+)
+def test_16_bits_differ_as_seldom_as_units_of_32_make_them(function: Callable) -> None:
+    values = normal(300, 99, seed=1).to(torch.bfloat16)
+    moved = under(1, lambda: function(values)) != function(values)
+    assert moved.double().mean() < 0.02
+
+
+def test_a_recurrent_network_is_off_at_each_step() -> None:
+    network = torch.nn.LSTM(3, 20)
+    with torch.no_grad():
+        network.weight_hh_l0.mul_(20)
+        outputs, (last, _) = network(normal(80, 1, 3, seed=1).float())
+        noisy, (end, _) = under(1, lambda: network(normal(80, 1, 3, seed=1).float()))
+    assert torch.equal(noisy[-1], end[0])
+    assert torch.equal(outputs[-1], last[0])
+    assert (noisy[1] - outputs[1]).abs().max() < 1e-6
+    assert (noisy[-1] - outputs[-1]).abs().max() > 1e-5
+
+
+def test_what_the_noise_cannot_reach_runs_and_warnings_stay() -> None:
+    with noise.Rounding(1), pytest.warns(RuntimeWarning, match="divide by zero"):
+        np.log(np.zeros(1))
+    sparse = (SQUARE * (SQUARE > 1)).to_sparse()
+    under(1, lambda: sparse @ A[:30] + sparse.sum())
+    assert under(1, lambda: torch.randn(3, device="meta")).device.type == "meta"
+    with np.errstate(all="raise"):
+        assert under(1, lambda: torch.full((3,), -730.3, dtype=torch.float64).exp()).max() < 1e-300
+
+
 def test_a_small_sum_beside_large_ones_is_off_by_a_unit_of_its_own_terms() -> None:
     scales = torch.logspace(0, -60, 30, dtype=torch.float64)
     small = under(1, lambda: torch.outer(scales, A[:30, 0]) @ B.abs())
@@ -200,14 +299,18 @@ def test_the_noise_leaves_the_global_generator_alone() -> None:
 
 @pytest.fixture(scope="module")
 def called() -> Iterator[Callable[[str, str], list[np.ndarray]]]:
-    """What an expression gives, six times, where a module of some name evaluates it with noise."""
+    """What an expression gives, under six draws, where a module of some name evaluates it."""
 
     def evaluate(code: str, name: str) -> list[np.ndarray]:
         space = {"__name__": name, "np": np, "math": math, "torch": torch, "scipy": scipy}
-        return [np.asarray(eval(code, space)).copy() for _ in range(6)]
+        found = []
+        for draw in range(1, 7):
+            with noise.others(draw):
+                found.append(np.asarray(eval(code, space)).copy())
+                np.testing.assert_array_equal(eval(code, space), found[-1])
+        return found
 
-    with noise.others(1):
-        yield evaluate
+    yield evaluate
     assert isinstance(np.exp, np.ufunc)
     assert not hasattr(math.exp, "function")
 
@@ -243,6 +346,26 @@ def test_equal_numbers_enter_torch_as_equal_numbers(
     for each in called("torch.as_tensor(np.array([[0.1, 0.7], [0.7, 0.1]]))", "__main__"):
         assert each[0, 0] == each[1, 1]
         assert each[0, 1] == each[1, 0]
+
+
+def test_a_sum_of_numpys_that_cancels_and_small_eigenvalues_are_off_by_a_unit_of_the_largest(
+    called: Callable[[str, str], list[np.ndarray]],
+) -> None:
+    for code in (
+        "np.sum(np.array([0.1, 0.2, -0.3]))",
+        "np.linalg.eigvalsh(np.full((3, 3), 0.1))[:2]",
+        "scipy.linalg.svdvals(np.full((3, 3), 0.1))[1:]",
+    ):
+        found = np.array(called(code, "__main__"))
+        assert 1e-18 < np.ptp(found, axis=0).max() < 1e-15, code
+
+
+@pytest.mark.parametrize("code", ["math.tanh(20.3)", "np.sin(np.full(9, 1.5707963267948966))"])
+def test_what_numpy_and_math_return_stays_within_one(
+    code: str, called: Callable[[str, str], list[np.ndarray]]
+) -> None:
+    assert np.max(np.abs(called(code, "__main__"))) == 1
+    assert np.min(np.abs(called(code, "__main__"))) < 1
 
 
 @pytest.mark.parametrize(

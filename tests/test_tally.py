@@ -43,6 +43,11 @@ def test_cuts_of_ones_own_part_the_ranges() -> None:
     ]
 
 
+def test_a_cut_in_decimals_is_what_it_says() -> None:
+    assert band(29, 100, (0.29,)) == "0 to 29 of 100"
+    assert band(55, 100, (0.55,)) == "55 to 100 of 100"
+
+
 @pytest.mark.parametrize("cuts", [(), (0.0,), (0.5, 0.5), (0.5, 0.2), (1.0,)], ids=str)
 def test_cuts_that_part_nothing_are_refused(cuts: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="cuts must rise from above 0 to below 1"):
@@ -68,7 +73,7 @@ def test_a_tensor_of_one_number_is_a_count() -> None:
 
 @pytest.mark.parametrize("function", [band, share])
 def test_a_count_that_cannot_be_is_refused(function: object) -> None:
-    for hits in (-1, 9):
+    for hits in (-1, -0.5, 8.5, 9):
         with pytest.raises(ValueError, match=f"from 0 to 8, got {hits}"):
             function(hits, 8)
     with pytest.raises(ValueError, match="cases must be at least 1"):
