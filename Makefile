@@ -42,18 +42,18 @@ ONE_BY_ONE = $(BIN)/python -m pytest -n $(if $(COLAB_PYTHON),0,2) --dist load --
 	--timeout 2400 $(if $(SAMPLE),-p tests.sampling --sample $(SAMPLE))
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
-CHECKS := test test-mutations test-kernels test-colab test-rounding calibration
+CHECKS := test test-mutations test-marking test-kernels test-colab test-rounding calibration
 
 .DEFAULT_GOAL := help
-.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab test-pages \
-	test-kernels test-mutations test-rounding verdicts
+.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab \
+	test-kernels test-marking test-mutations test-pages test-rounding verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1|\2/' \
 		| while IFS='|' read -r name what; do printf '%-24s %s\n' "  $$name" "$$what"; done
 	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch;"
-	@echo "SAMPLE=MINUTES takes a sample of test-mutations, test-colab, test-rounding or calibration."
+	@echo "SAMPLE=MINUTES takes a sample of test-mutations, test-marking, test-colab, test-rounding or calibration."
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -125,6 +125,9 @@ test-rounding: $(VENV)/.test ## the chapters again, rounding as other machines d
 
 test-mutations: $(VENV)/.test ## break the companion in known ways: the tests must notice each
 	$(RUNNER) $(ONE_BY_ONE) tests/mutations.py
+
+test-marking: $(VENV)/.test ## mark every typical wrong answer: each gets its mark, and every reference full marks
+	$(RUNNER) $(ONE_BY_ONE) tests/teach/wrong_answers.py
 
 test-colab: $(VENV)/.test ## the last commit's chapters on Colab's versions, other kernels, two threads (DRAW=1)
 	@$(BIN)/python tests/colab_versions.py
