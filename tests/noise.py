@@ -572,10 +572,13 @@ class Nudged:
 
 def is_whole(value: Any) -> bool:  # noqa: ANN401
     """Return whether all that NumPy or Python holds here are multiples of one half."""
+    if isinstance(value, int):
+        return True
     values = np.asarray(value)
-    return values.dtype.kind in "biu" or (
-        values.dtype.kind == "f" and bool(are_whole(values).all())
-    )
+    if values.dtype.kind != "f":
+        return values.dtype.kind in "biu"
+    first = values[(0,) * values.ndim] if values.size else 0.0  # most are found out by it
+    return bool(2 * first == np.rint(2 * first)) and bool(are_whole(values).all())
 
 
 def signs(values: np.ndarray, draw: int) -> np.ndarray:
