@@ -62,7 +62,7 @@ class Run(NamedTuple):
 def _server() -> subprocess.Popen[str]:
     """Start tests/mutants_server.py, which keeps torch and pytest loaded, but not the package."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
-    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none is needed, and all would be loaded
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # one is needed, and all would be loaded
     return subprocess.Popen(
         [sys.executable, "-P", str(ROOT / "tests" / "mutants_server.py")],
         env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
@@ -75,7 +75,7 @@ def _server() -> subprocess.Popen[str]:
 def run(copy: Path, tests: Sequence[str]) -> Run:
     """Run tests in a copy, in a process that has not loaded the package and takes it from there."""
     server, output = _server(), copy / "output.txt"
-    arguments = ["-x", "-q", "-p", "no:cacheprovider", *tests]
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "timeout", *tests]
     job = {"folder": str(copy), "output": str(output), "arguments": arguments}
     print(json.dumps(job), file=server.stdin, flush=True)
     answer = server.stdout.readline()
