@@ -6,20 +6,22 @@ torch: ``z = a @ W.T + b``.
 
 Weights may carry leading batch dimensions (one network a seed, say); everything here then works on
 all those networks at once. The chapter *Backpropagation* derives each formula.
+
+Chapter: https://YOUR_ACCOUNT.github.io/gradients-at-depth/backprop.html
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from companion import activations
-from companion._checks import floating, non_negative, positive_integer
+from companion._lib.arguments import floating, non_negative, positive_integer
+from companion._lib.random import seed_list
 from companion.activations import Activation
 from companion.initialization import variance_scaling_
 
@@ -117,8 +119,8 @@ def random_mlp(
     if len(sizes) < 2:
         raise ValueError(f"sizes needs an input and at least one layer, got {list(sizes)}")
     sizes = [positive_integer("each of sizes", size) for size in sizes]
-    generators = [torch.Generator().manual_seed(seed) for seed in _seed_list(seeds)]
-    weights = [torch.empty(len(generators), *shape, dtype=dtype) for shape in _shapes(sizes)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seed_list(seeds)]
+    weights = [torch.empty(len(generators), *shape, dtype=dtype) for shape in weight_shapes(sizes)]
     for weight in weights:
         for one, generator in zip(weight, generators, strict=True):
             variance_scaling_(
@@ -128,15 +130,14 @@ def random_mlp(
     return MLP(tuple(weights), biases, activations.get(activation))
 
 
-def _seed_list(seeds: int | Sequence[int]) -> list[int]:
-    if not isinstance(seeds, Sequence):
-        seeds = range(positive_integer("seeds", seeds))
-    if not seeds or not all(isinstance(seed, Integral) for seed in seeds):
-        raise ValueError(f"seeds needs a whole number, or at least one of them, got {seeds!r}")
-    return [int(seed) for seed in seeds]
+def weight_shapes(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the shape (out, in) of each weight of a network of layer sizes ``sizes``.
 
+    Example:
+        >>> weight_shapes([3, 5, 2])
+        [(5, 3), (2, 5)]
 
-def _shapes(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """
     return [(out, into) for into, out in pairwise(sizes)]
 
 
@@ -421,7 +422,7 @@ def gradient_flow(
     """
     if not settings:
         raise ValueError("settings needs at least one setting, got none")
-    seeds = _seed_list(seeds)
+    seeds = seed_list(seeds)
     sizes = [positive_integer("width", width)] * (positive_integer("depth", depth) + 1)
     unit = random_mlp(sizes, "identity", seeds=seeds)
     generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seeds]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from companion._checks import one_of, positive_integer
-from companion._progress import bar
+from companion._lib.arguments import one_of, positive_integer
+from companion._lib.progress import bar
 from companion.products import gaussian_factors, rotations
 
 STARTS = ("orthogonal", "gaussian")

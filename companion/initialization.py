@@ -3,6 +3,8 @@
 Every named scheme but two is ``scale / fan`` for some scale and some fan: LeCun's is 1/fan_in,
 Glorot's 1/fan_avg, He's 2/fan_in, and what :class:`torch.nn.Linear` draws by itself is
 1/(3·fan_in). The two are orthogonal matrices, and GPT-2's fixed number. :data:`SCHEMES` lists them.
+
+Chapter: https://YOUR_ACCOUNT.github.io/gradients-at-depth/initialization.html
 """
 
 import math
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from companion import activations
-from companion._checks import floating, non_negative, one_of
+from companion._lib.arguments import floating, non_negative, one_of
 from companion.activations import Activation
 
 MODES = ("fan_in", "fan_out", "fan_avg")
@@ -110,10 +112,10 @@ def variance_scaling_(
     one_of("distribution", distribution, DISTRIBUTIONS)
     fan_in, fan_out = fans(floating("tensor", tensor))
     std = math.sqrt(variance(scale, mode, fan_in, fan_out))
-    return _fill_(tensor, distribution, std, generator)
+    return fill_(tensor, distribution, std, generator)
 
 
-def _fill_(
+def fill_(
     tensor: Tensor, distribution: str, size: float, generator: torch.Generator | None
 ) -> Tensor:
     """Fill a tensor with numbers of standard deviation ``size``, or orthogonally with that gain."""
@@ -202,7 +204,7 @@ class Scheme:
         # The singular values of an orthogonal matrix are the root of the scale itself.
         orthogonal = self.distribution == "orthogonal"
         size = self.scale if orthogonal else self.variance(fan_in, fan_out)
-        return _fill_(tensor, self.distribution, math.sqrt(size), generator)
+        return fill_(tensor, self.distribution, math.sqrt(size), generator)
 
 
 # fmt: off
@@ -481,7 +483,7 @@ def _draw_(part: _Part, scheme: Scheme, generator: torch.Generator | None) -> Dr
         return Drawn("zeros", 0.0)
     std = math.sqrt(_entry_variance(scheme, part.blocks[0]))
     if part.kind == "bias":
-        _fill_(part.parameter, scheme.distribution, std, generator)
+        fill_(part.parameter, scheme.distribution, std, generator)
         return Drawn(scheme.name, std)
     for block in part.blocks:
         scheme.fill_(block, generator=generator)

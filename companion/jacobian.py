@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from companion import activations, backprop, products, signal
-from companion._checks import floating, non_negative, one_of, positive_integer
+from companion import activations, backprop, meanfield, products
+from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion.backprop import MLP
 
 if TYPE_CHECKING:
@@ -446,10 +446,10 @@ def predicted_spread(ensemble: Ensemble, *, depth: int, input_mean_square: float
     q = ensemble.scale * non_negative("input_mean_square", input_mean_square)
     total = 0.0
     for _ in range(positive_integer("depth", depth)):
-        second = signal.gaussian_mean(lambda z: slope(z) ** 2, q)
-        fourth = signal.gaussian_mean(lambda z: slope(z) ** 4, q)
+        second = meanfield.gaussian_mean(lambda z: slope(z) ** 2, q)
+        fourth = meanfield.gaussian_mean(lambda z: slope(z) ** 4, q)
         total += gaussian + fourth / second**2 - 1
-        q = signal.length_map(q, ensemble.activation, ensemble.scale)
+        q = meanfield.length_map(q, ensemble.activation, ensemble.scale)
     return round(total, 12)
 
 

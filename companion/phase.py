@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from companion import activations, backprop
-from companion._checks import floating, non_negative, positive_integer
-from companion._progress import bar
+from companion._lib.arguments import floating, non_negative, positive_integer
+from companion._lib.progress import bar
 from companion.activations import Activation
 from companion.backprop import MLP
 from companion.data import Split, digits

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from companion._checks import floating
+from companion._lib.arguments import floating
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from companion.log import Log
-    from companion.training import Record
 
 # After Okabe and Ito (2008), with violet and brown in place of their sky blue, orange and yellow,
 # which are too light on white. Each keeps a contrast of 3:1 on white and, turned over, on black,
@@ -144,96 +141,3 @@ def gradient_flow(
     ax.set(xlabel="layer (the gradient travels from right to left)", ylabel="log₁₀ ‖δ‖")
     ax.margins(x=0.02)
     return ax
-
-
-def vital_signs(
-    axes: "Sequence[Axes]", record: "Record", *, label: str, color: str
-) -> "Sequence[Axes]":
-    """Draw what a run shows over time onto four Axes: loss, δ, displacement, test accuracy.
-
-    Of δ and of the displacement the first layer is drawn solid and the last dashed; lines are
-    medians over the networks, bands the 10th to 90th percentile.
-
-    Args:
-        axes: four, one above the other and sharing the step axis.
-        record: what :func:`companion.training.train` returned, with a test part.
-        label: of the run, for the legend of the first Axes.
-        color: of the run.
-
-    Returns:
-        The same Axes.
-
-    Raises:
-        ValueError: if there are not four axes, or the record has no test accuracy.
-
-    """
-    if len(axes) != 4:
-        raise ValueError(f"axes needs four Axes, got {len(axes)}")
-    if record.test_accuracy is None:
-        raise ValueError("record needs a test accuracy: train with a test part")
-    weights = record.parameters("weight")
-    moved = (record.displacement / record.weight_norms[0])[:, :, weights]
-    moved = moved.where(moved > 0, torch.nan)  # nothing to show on a logarithmic axis
-    panels = [
-        ("loss", record.loss, None),
-        ("‖δ‖ at a layer", record.delta_norms[..., 0], record.delta_norms[..., -1]),
-        ("distance moved\nper starting norm", moved[..., 0], moved[..., -1]),
-        ("test accuracy", record.test_accuracy, None),
-    ]
-    for ax, (title, first, last) in zip(axes, panels, strict=True):
-        line_with_band(ax, record.steps, first.mT, label=label, color=color)
-        if last is not None:
-            line_with_band(ax, record.steps, last.mT, color=color, linestyle="--")
-            ax.set_yscale("log")
-        ax.set_ylabel(title)
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0, 1.25), ncols=3)
-    axes[-1].set(xlabel="step", ylim=(0, 1))
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    return axes
-
-
-def monitored(log: "Log") -> "Figure":
-    """Draw what a monitor saw: δ against depth, update ratios against depth, and the loss.
-
-    Depth and time run to the right; the first sample is drawn in the first color of the palette and
-    the last one in the second.
-
-    Args:
-        log: of a run, see :class:`companion.log.Log`.
-
-    Returns:
-        A new figure of three Axes, one above the other, narrow enough for a phone.
-
-    Raises:
-        ValueError: if no step was sampled, or there is no layer.
-
-    """
-    import matplotlib.pyplot as plt
-
-    if len(log.steps) == 0 or not log.layers:
-        raise ValueError(f"log needs a sampled step and a layer, got {log!r}")
-    figure = plt.figure(figsize=(4.5, 8.0), layout="constrained")
-    deltas, updates, losses = figure.subplots(3)
-    weights = [log.parameters.index(x.parameters[0]) for x in log.layers if x.parameters]
-    ratios = log.update_norms[:, weights] / log.weight_norms[:, weights]
-    depth = range(1, len(log.layers) + 1)
-    rows = dict.fromkeys([0, len(log.steps) - 1])
-    for row, color, marker in zip(rows, PALETTE, MARKERS, strict=False):
-        norms = log.delta_norms[row].log10()
-        seen = norms.isfinite()
-        label = f"step {int(log.steps[row])}"
-        if seen.sum() > 1:
-            x = torch.arange(len(norms), dtype=norms.dtype)[seen]
-            x = x - x.mean()
-            label += f": {-(norms[seen] @ x / (x @ x)).item():+.2f} a layer back"
-        style = {"color": color, "marker": marker, "markersize": 5}
-        deltas.plot(depth, norms, label=label, **style)
-        updates.plot(range(1, len(weights) + 1), ratios[row].log10(), **style)
-    losses.plot(log.loss, color=PALETTE[-1])
-    deltas.set(title="gradient at each layer", xlabel="layer", ylabel="log₁₀ ‖δ‖")
-    deltas.legend(loc="best")
-    updates.set(title="one step's update", xlabel="layer", ylabel="log₁₀ of its share")
-    losses.set(title="loss", xlabel="step")
-    for ax in (deltas, updates, losses):
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    return figure

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from companion._checks import floating, non_negative, positive_integer
+from companion._lib.arguments import floating, non_negative, positive_integer
 
 
 def gaussian_factors(

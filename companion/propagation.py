@@ -18,14 +18,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from companion import activations, backprop, initialization, training
-from companion._checks import floating, non_negative, one_of, positive_integer
-from companion._progress import bar
+from companion import activations, backprop, initialization
+from companion._lib.arguments import floating, non_negative, one_of, positive_integer
+from companion._lib.probing import LAYERS
+from companion._lib.progress import bar
+from companion._lib.random import seed_list
 from companion.activations import Activation
 from companion.backprop import MLP
 from companion.data import Split
 from companion.initialization import Scheme
-from companion.signal import gaussian_mean
+from companion.meanfield import gaussian_mean
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def predicted_variance(
 
     """
     phi, scheme = activations.get(activation), initialization.get(scheme)
-    shapes = backprop._shapes(_sizes(sizes))
+    shapes = backprop.weight_shapes(_sizes(sizes))
     squares = [scheme.variance(into, out) for out, into in shapes]
     biases = _bias_variances(scheme, squares, bias_variance)
     inputs = [non_negative("input_mean_square", input_mean_square)]
@@ -133,8 +135,8 @@ def random_network(
         [(4, 5, 3), (4, 2, 5)]
 
     """
-    scheme, seeds = initialization.get(scheme), backprop._seed_list(seeds)
-    shapes = backprop._shapes(_sizes(sizes))
+    scheme, seeds = initialization.get(scheme), seed_list(seeds)
+    shapes = backprop.weight_shapes(_sizes(sizes))
     squares = [scheme.variance(into, out) for out, into in shapes]
     weights = [torch.empty(len(seeds), *shape, dtype=torch.float64) for shape in shapes]
     biases = [torch.zeros(len(seeds), out, dtype=torch.float64) for out, _ in shapes]
@@ -145,7 +147,7 @@ def random_network(
         for weight, bias, spread in zip(weights, biases, spreads, strict=True):
             scheme.fill_(weight[i], generator=generator)
             if spread:
-                initialization._fill_(bias[i], distribution, math.sqrt(spread), generator)
+                initialization.fill_(bias[i], distribution, math.sqrt(spread), generator)
     return MLP(tuple(weights), tuple(biases), activations.get(activation))
 
 
@@ -184,9 +186,7 @@ def measured_variance(
 
     """
     network = random_network(sizes, activation, scheme, bias_variance=bias_variance, seeds=seeds)
-    generators = [
-        torch.Generator().manual_seed(seed + 2**31) for seed in backprop._seed_list(seeds)
-    ]
+    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seed_list(seeds)]
     shapes = [(positive_integer("examples", examples), n) for n in (sizes[0], sizes[-1])]
     inputs, output_delta = (
         torch.stack([torch.randn(s, generator=g, dtype=torch.float64) for g in generators])
@@ -247,7 +247,7 @@ def _module_variance(model: nn.Module, inputs: Tensor, output_delta: Tensor | No
         probes.append(torch.zeros_like(output, requires_grad=True))
         return output + probes[-1]
 
-    layers = [module for module in model.modules() if isinstance(module, training.LAYERS)]
+    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
     handles = [layer.register_forward_hook(hook) for layer in layers]
     try:
         with torch.enable_grad():
@@ -339,7 +339,7 @@ def log_gradient_moments(
     scheme = initialization.get(scheme)
     if scheme.bias or scheme.distribution not in ("normal", "orthogonal"):
         raise ValueError(f"scheme must be normal or orthogonal, without biases, got {scheme.name}")
-    shapes = backprop._shapes(_sizes(sizes))
+    shapes = backprop.weight_shapes(_sizes(sizes))
     steps = []
     for out, width in shapes[:0:-1]:
         count, chance = _active(width, name)
@@ -392,10 +392,10 @@ def log_gradients(
         True
 
     """
-    seeds = backprop._seed_list(seeds)
+    seeds = seed_list(seeds)
     widths = torch.tensor(_sizes(sizes)[1:], dtype=torch.float64)
     rows = []
-    for some in _batches(seeds, entries=sum(a * b for a, b in backprop._shapes(sizes))):
+    for some in _batches(seeds, entries=sum(a * b for a, b in backprop.weight_shapes(sizes))):
         deltas = measured_variance(sizes, activation, scheme, examples=1, seeds=some).deltas
         rows.append((deltas * widths).log())
     logs = torch.cat(rows)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from companion import activations, signal
-from companion._checks import non_negative, positive_integer
+from companion import activations, meanfield
+from companion._lib.arguments import non_negative, positive_integer
 from companion.activations import Activation
 
 
@@ -149,11 +149,11 @@ def predicted_correlation(
         q, c, over = length, covariance / length, 1.0
         if batch_norm:
             q, c, over = 1.0, -away / (1 - away), (length - covariance) * (1 - away)
-        same = signal.chi(q, phi, weight_variance) / over
-        other = signal.chi(q, phi, weight_variance, correlation=c) / over
+        same = meanfield.chi(q, phi, weight_variance) / over
+        other = meanfield.chi(q, phi, weight_variance, correlation=c) / over
         correlation *= (kept + other) / (kept + same)
         found.append(correlation)
-        branch = signal.length_map(q, phi, weight_variance)
-        across = branch * signal.correlation_map(c, q, phi, weight_variance)
+        branch = meanfield.length_map(q, phi, weight_variance)
+        across = branch * meanfield.correlation_map(c, q, phi, weight_variance)
         length, covariance = kept * length + branch, kept * covariance + across
     return torch.tensor(found, dtype=torch.float64)

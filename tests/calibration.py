@@ -21,8 +21,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from companion import diagnosis, evidence, zoo
-from companion.diagnosis import RULES, THRESHOLDS, diagnose, margin
+from companion import diagnosis
+from companion.diagnosis import RULES, THRESHOLDS, diagnose, features, margin, zoo
 
 SEEDS = range(5)
 FITTING = (0, 1)
@@ -58,7 +58,7 @@ def observe(case: zoo.Case, seed: int) -> Seen:
         case.severity,
         seed,
         run.reached,
-        evidence.features(run.log),
+        features.extract(run.log),
         found.fault,
         found.confidence,
         diagnose(run.log, case.target * case.recipe.units).fault,

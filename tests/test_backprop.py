@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from companion import activations, backprop, signal
+from companion import activations, backprop, meanfield
 from companion.backprop import MLP, Setting
 
 EVERY = pytest.mark.parametrize("activation", activations.ACTIVATIONS)
@@ -351,7 +351,7 @@ def test_gradient_flow_follows_the_theory_at_every_layer(mean_square: float) -> 
     flow = backprop.gradient_flow(
         [setting], width=300, depth=6, seeds=12, input_mean_square=mean_square
     )[0]
-    theory = signal.gradient_flow("tanh", 2.0, depth=6, input_mean_square=mean_square)
+    theory = meanfield.gradient_flow("tanh", 2.0, depth=6, input_mean_square=mean_square)
     for layer in range(5):
         assert within(flow[:, layer], theory[layer].item())  # four standard errors over seeds
 

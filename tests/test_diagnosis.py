@@ -10,9 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from companion import diagnosis, evidence
-from companion.diagnosis import ADVICE, FAULTS, RULES, THRESHOLDS, diagnose, main, popular_rule
-from companion.log import Layer, Log
+from companion import diagnosis
+from companion.diagnosis import (
+    ADVICE,
+    FAULTS,
+    RULES,
+    THRESHOLDS,
+    diagnose,
+    features,
+    popular_rule,
+)
+from companion.diagnosis.__main__ import main
+from companion.monitor import Layer, Log
 
 L, T, STEPS = 6, 11, 101
 
@@ -227,8 +236,8 @@ def test_the_units_of_the_loss_do_not_matter(fault: str, exponent: int) -> None:
         through_time=log.through_time + exponent,
     )
     assert diagnose(other).fault == fault
-    same = evidence.features(log)
-    for name, value in evidence.features(other).items():
+    same = features.extract(log)
+    for name, value in features.extract(other).items():
         assert value == pytest.approx(same[name], rel=1e-6, abs=1e-9, nan_ok=True), name
 
 
@@ -249,45 +258,45 @@ def test_sampling_more_seldom_does_not_matter(fault: str, times: int) -> None:
 
 def test_a_slope_is_the_median_of_all_pairs() -> None:
     line = torch.arange(7, dtype=torch.float64) * -0.3 + 2
-    assert evidence.robust_slope(line) == pytest.approx(-0.3)
+    assert features.robust_slope(line) == pytest.approx(-0.3)
     line[5] = 1e6
-    assert evidence.robust_slope(line) == pytest.approx(-0.3)
+    assert features.robust_slope(line) == pytest.approx(-0.3)
     line[2] = math.nan
-    assert evidence.robust_slope(line) == pytest.approx(-0.3)
-    assert math.isnan(evidence.robust_slope(line[:1]))
+    assert features.robust_slope(line) == pytest.approx(-0.3)
+    assert math.isnan(features.robust_slope(line[:1]))
 
 
 def test_the_rise_of_delta_is_over_all_layers_at_the_first_sample() -> None:
     norms = profile(-0.5).clone()
     norms[1:] = 0.1
     log = made(delta_norms=norms)
-    assert evidence.delta_rise(log) == pytest.approx(0.5 * (L - 1))
-    assert evidence.delta_rise(made(delta_norms=profile(0.5))) == pytest.approx(-0.5 * (L - 1))
+    assert features.delta_rise(log) == pytest.approx(0.5 * (L - 1))
+    assert features.delta_rise(made(delta_norms=profile(0.5))) == pytest.approx(-0.5 * (L - 1))
     lost = norms.clone()
     lost[0, 0] = 0.0  # a zero is one layer's, not the slope
-    assert evidence.delta_rise(made(delta_norms=lost)) == pytest.approx(2.5, abs=0.5)
+    assert features.delta_rise(made(delta_norms=lost)) == pytest.approx(2.5, abs=0.5)
 
 
 def test_update_ratios_are_those_of_matrices_that_learn() -> None:
     updates, weights = full(0.05, T, 2 * L), full(5.0, T, 2 * L)
     updates[:, 1::2], weights[:, 1::2] = 1.0, 0.0  # biases that start at zero
     log = made(update_norms=updates, weight_norms=weights)
-    assert evidence.update_ratios(log).shape == (T, L)
-    assert evidence.first_update(log) == pytest.approx(-2)
-    assert evidence.travel(log) == pytest.approx(math.log10(0.01 * STEPS))
+    assert features.update_ratios(log).shape == (T, L)
+    assert features.first_update(log) == pytest.approx(-2)
+    assert features.travel(log) == pytest.approx(math.log10(0.01 * STEPS))
     frozen = replace(log, layers=(replace(log.layers[0], frozen=True), *log.layers[1:]))
-    assert evidence.update_ratios(frozen).shape == (T, L - 1)
+    assert features.update_ratios(frozen).shape == (T, L - 1)
     late = updates.clone()
     late[3] *= 100
-    assert evidence.largest_update(replace(log, update_norms=late)) == pytest.approx(0)
-    assert evidence.typical_update(replace(log, update_norms=late)) == pytest.approx(-2)
+    assert features.largest_update(replace(log, update_norms=late)) == pytest.approx(0)
+    assert features.typical_update(replace(log, update_norms=late)) == pytest.approx(-2)
 
 
 def test_sensitivity_is_of_the_last_matrix_relative_to_the_loss() -> None:
     gradients, weights = full(0.2, T, 2 * L), full(5.0, T, 2 * L)
     gradients[:, -2], weights[:, -2] = 4.0, 10.0
     log = made(gradient_norms=gradients, weight_norms=weights, loss=full(0.04, STEPS))
-    assert evidence.sensitivity(log) == pytest.approx(3)
+    assert features.sensitivity(log) == pytest.approx(3)
     # It stands still where little is left to learn: nothing is wrong with that.
     rough = 0.04 * (1 + 0.9 * torch.sin(2.3 * torch.arange(STEPS).double()))
     still = {"learned": False, "update_norms": full(1e-5, T, 2 * L), "loss": rough}
@@ -299,55 +308,55 @@ def test_sensitivity_is_of_the_last_matrix_relative_to_the_loss() -> None:
 def test_the_loss_is_read_from_its_first_to_its_settled_end() -> None:
     loss = torch.cat([full(100.0, 1), full(300.0, 50), full(1.0, 50)])
     log = made(loss=loss)
-    assert evidence.fall(log) == pytest.approx(2)
-    assert evidence.peak(log) == pytest.approx(math.log10(3))
-    assert evidence.fall(made(loss=broken(90))) == -math.inf
-    assert evidence.settled(torch.cat([full(9.0, 90), full(1.0, 10)])) == 1
-    assert math.isnan(evidence.settled(torch.empty(0)))
+    assert features.fall(log) == pytest.approx(2)
+    assert features.peak(log) == pytest.approx(math.log10(3))
+    assert features.fall(made(loss=broken(90))) == -math.inf
+    assert features.settled(torch.cat([full(9.0, 90), full(1.0, 10)])) == 1
+    assert math.isnan(features.settled(torch.empty(0)))
     wide = log.output_variance.clone()
     wide[0, -1] = 1e4
-    assert evidence.net_fall(log) == pytest.approx(2)
-    assert evidence.net_fall(replace(log, output_variance=wide)) == pytest.approx(-1)
+    assert features.net_fall(log) == pytest.approx(2)
+    assert features.net_fall(replace(log, output_variance=wide)) == pytest.approx(-1)
 
 
 def test_roughness_is_that_about_the_trend() -> None:
     trend = torch.linspace(3, 1, 2000, dtype=torch.float64)
     noise = torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert evidence.roughness(made(loss=trend)) < 0.01
+    assert features.roughness(made(loss=trend)) < 0.01
     # Noise of a tenth; a median of 1,000 has a spread of a twentieth or so of that.
-    rough = evidence.roughness(made(loss=full(1.0, 2000) + 0.1 * noise))
+    rough = features.roughness(made(loss=full(1.0, 2000) + 0.1 * noise))
     assert rough == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_zero_is_flushed_where_no_unit_is_dead() -> None:
     norms = full(0.1, T, L)
     norms[:, :3] = 0
-    assert evidence.flushed(made("relu", delta_norms=norms)) == pytest.approx(0.5)
-    assert evidence.flushed(made("relu", delta_norms=norms, dead=full(1.0, T, L))) == 0
-    assert evidence.flushed(made(total_norm=full(0.0, T))) == 1
-    assert evidence.flushed(made()) == 0
+    assert features.flushed(made("relu", delta_norms=norms)) == pytest.approx(0.5)
+    assert features.flushed(made("relu", delta_norms=norms, dead=full(1.0, T, L))) == 0
+    assert features.flushed(made(total_norm=full(0.0, T))) == 1
+    assert features.flushed(made()) == 0
 
 
 def test_steepness_is_of_flat_activations_relative_to_their_largest_slope() -> None:
     slopes = full(0.125, T, L)
-    assert evidence.steepness(made("sigmoid", slope_mean=slopes)) == pytest.approx(0.5)
-    assert evidence.steepness(made("tanh", slope_mean=slopes)) == pytest.approx(0.125)
-    assert math.isnan(evidence.steepness(made("relu", slope_mean=slopes)))
-    assert math.isnan(evidence.dead(made("tanh")))
+    assert features.steepness(made("sigmoid", slope_mean=slopes)) == pytest.approx(0.5)
+    assert features.steepness(made("tanh", slope_mean=slopes)) == pytest.approx(0.125)
+    assert math.isnan(features.steepness(made("relu", slope_mean=slopes)))
+    assert math.isnan(features.dead(made("tanh")))
 
 
 def test_inputs_are_judged_by_size_offset_and_spread() -> None:
     log = made(input_mean=full(30.0, T), input_variance=full(9.0, T), input_spread=full(100.0, T))
-    assert evidence.input_offset(log) == pytest.approx(1)
-    assert evidence.input_size(log) == pytest.approx(math.log10(909**0.5))
-    assert evidence.input_spread(log) == pytest.approx(2)
+    assert features.input_offset(log) == pytest.approx(1)
+    assert features.input_size(log) == pytest.approx(math.log10(909**0.5))
+    assert features.input_spread(log) == pytest.approx(2)
 
 
 def test_steps_that_were_skipped_break_nothing() -> None:
     bad = full(0.0, T)
     bad[3] = 7
-    assert evidence.broke(made(non_finite=bad)) == 1
-    assert evidence.broke(made(non_finite=bad, skipped=(bad > 0).double())) == 0
+    assert features.broke(made(non_finite=bad)) == 1
+    assert features.broke(made(non_finite=bad, skipped=(bad > 0).double())) == 0
 
 
 # ---------------------------------------------------------------- report, table, command
@@ -376,7 +385,7 @@ def test_each_threshold_is_used_and_each_rule_is_short() -> None:
     used = {condition.threshold for rule in RULES for condition in rule.conditions}
     assert used == set(THRESHOLDS)
     assert all(1 <= len(rule.conditions) <= 3 for rule in RULES)
-    assert all(c.feature in evidence.FEATURES for rule in RULES for c in rule.conditions)
+    assert all(c.feature in features.FEATURES for rule in RULES for c in rule.conditions)
     assert all(scale > 0 for _, scale in THRESHOLDS.values())
 
 
@@ -408,10 +417,12 @@ def test_the_command_reads_a_saved_log(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"{diagnose(log)}\n"
     assert main([str(path), "5"]) == 0
     assert capsys.readouterr().out.startswith("healthy")
-    assert main([]) == 2
     assert main([str(tmp_path / "none.json")]) == 2
-    assert main([str(path), "soon"]) == 2
-    assert "usage" in capsys.readouterr().err
+    assert "none.json" in capsys.readouterr().err
+    for wrong in ([], [str(path), "soon"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)
+        assert "usage" in capsys.readouterr().err
 
 
 def test_what_is_not_a_log_is_refused() -> None:

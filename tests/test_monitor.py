@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as module_hooks
 
-from companion.log import Log
-from companion.monitor import GradientMonitor
-from companion.watching import ENTRIES
+from companion.monitor import GradientMonitor, Log
+from companion.monitor._watch import ENTRIES
 
 BATCH = 12
 

@@ -13,8 +13,7 @@ from test_monitor import BATCH, Backwards, data, hooks_of, mlp, train
 from torch import Tensor, nn
 from torch.nn import functional
 
-from companion.log import Log
-from companion.monitor import GradientMonitor
+from companion.monitor import GradientMonitor, Log
 
 SAME = ("delta_norms", "gradient_norms", "update_norms", "output_mean", "output_variance")
 SAME += ("slope_mean", "slope_square", "dead", "saturated", "total_norm", "input_variance", "loss")

@@ -334,7 +334,7 @@ def test_numpy_scipy_and_math_are_nudged_for_readers(
 ) -> None:
     outside = called(code, "somebody.else")
     assert all(np.array_equal(each, outside[0]) for each in outside)
-    for name in ("__main__", "companion.signal"):
+    for name in ("__main__", "companion.meanfield"):
         inside = called(code, name)
         assert not all(np.array_equal(each, outside[0]) for each in inside)
         assert all(np.allclose(each, outside[0], rtol=1e-14, atol=1e-15) for each in inside)

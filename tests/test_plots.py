@@ -17,6 +17,7 @@ from matplotlib.colors import to_hex, to_rgb
 from companion import backprop, plots
 from companion.data import Split
 from companion.training import Record, sgd, train
+from companion.training.picture import vital_signs
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def run(*, tested: bool = True) -> Record:
 
 def test_vital_signs_are_those_of_the_record() -> None:
     record, (figure, axes) = run(), plt.subplots(4, 1)
-    assert plots.vital_signs(axes, record, label="healthy", color="#112233") is axes
+    assert vital_signs(axes, record, label="healthy", color="#112233") is axes
     moved = record.displacement[..., 0] / record.weight_norms[0, :, 0]
     shown = [
         [record.loss],
@@ -157,9 +158,9 @@ def test_vital_signs_are_those_of_the_record() -> None:
 
 def test_vital_signs_need_four_axes_and_a_test_part(ax: Axes) -> None:
     with pytest.raises(ValueError, match="axes needs four Axes, got 1"):
-        plots.vital_signs([ax], run(), label="", color="red")
+        vital_signs([ax], run(), label="", color="red")
     with pytest.raises(ValueError, match="record needs a test accuracy"):
-        plots.vital_signs([ax] * 4, run(tested=False), label="", color="red")
+        vital_signs([ax] * 4, run(tested=False), label="", color="red")
     assert not ax.lines
 
 

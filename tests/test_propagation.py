@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from companion import backprop, data, initialization, propagation, signal
+from companion import backprop, data, initialization, meanfield, propagation
 from companion.initialization import Scheme
 from companion.propagation import Variances
 
@@ -80,12 +80,12 @@ def test_going_back_divides_by_no_other_fan(
     found = propagation.predicted_variance(sizes, activation, scheme, bias_variance=bias)
     for layer in range(len(sizes) - 2):
         q = found.outputs[layer].item()
-        factor = signal.chi(q, activation, scale)
+        factor = meanfield.chi(q, activation, scale)
         assert found.deltas[layer].item() == pytest.approx(
             factor * found.deltas[layer + 1].item(), rel=1e-12
         )
         ahead = sizes[layer + 1] / sizes[layer + 2]
-        expected = signal.length_map(q, activation, scale * ahead, bias)
+        expected = meanfield.length_map(q, activation, scale * ahead, bias)
         assert found.outputs[layer + 1].item() == pytest.approx(expected, rel=1e-12)
     assert found.inputs[0].item() == 1
     assert found.outputs[0].item() == pytest.approx(scale * sizes[0] / sizes[1] + bias, rel=1e-12)
@@ -93,7 +93,7 @@ def test_going_back_divides_by_no_other_fan(
 
 def test_square_layers_do_as_the_mean_field_says() -> None:
     found = propagation.predicted_variance([100] * 6, "tanh", "he_normal", input_mean_square=0.4)
-    flow = signal.gradient_flow("tanh", 2.0, depth=5, input_mean_square=0.4)
+    flow = meanfield.gradient_flow("tanh", 2.0, depth=5, input_mean_square=0.4)
     torch.testing.assert_close(found.deltas.log10() / 2, flow)
 
 

@@ -39,6 +39,7 @@ def test_every_file_says_what_the_configuration_says() -> None:
         ("pyproject.toml", 'version = "', 'version = "9'),
         ("README.md", "/blob/v", "/blob/v9"),
         ("README.md", "mybinder.org/v2/gh/", "mybinder.org/v2/gh/x"),
+        ("companion/backprop.py", "github.io/", "github.io/x"),
         ("book/backprop.ipynb", "git+https", "git+http"),
         ("book/backprop.ipynb", "/blob/v", "/blob/v9"),
     ],
@@ -61,10 +62,21 @@ def test_the_old_address_is_gone_and_the_rest_stays(copy: Path) -> None:
     # Taking the new words back gives the old files, so nothing but them was touched.
     back = {path: data for path, data in after.items() if data != before[path]}
     for path, data in back.items():
-        text = data.decode().replace(NEW.slug, old.slug).replace(NEW.release, old.release)
+        text = data.decode().replace(NEW.slug, old.slug).replace(NEW.site, old.site)
+        text = text.replace(NEW.release, old.release)
         assert text.replace(NEW.version, old.version) == before[path].decode(), path.name
     assert {path.name for path in back} >= {"_config.yml", "README.md", "CITATION.cff"}
     assert {path.name for path in back} >= {path.name for path in chapter_files()}
+
+
+def test_a_module_leads_to_its_chapter_at_the_books_address(copy: Path) -> None:
+    config, module = copy / "_config.yml", copy / "companion" / "lstms" / "__init__.py"
+    assert f"\nChapter: {stamp.configured().site}lstms.html\n" in module.read_text("utf-8")
+    settings = config.read_text(encoding="utf-8")
+    assert 'baseurl: ""' in settings
+    config.write_text(settings.replace('baseurl: ""', 'baseurl: "https://deep.example/book/"'))
+    assert stamp.main([], copy) == 0
+    assert "\nChapter: https://deep.example/book/lstms.html\n" in module.read_text("utf-8")
 
 
 def test_a_second_time_changes_nothing_and_the_way_back_is_open(

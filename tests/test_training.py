@@ -9,6 +9,7 @@ from helpers import normal
 from torch import Tensor, nn
 
 from companion import training
+from companion._lib.stacking import scaled
 from companion.data import Split
 from companion.training import Stop, adam, sgd, train
 
@@ -198,7 +199,7 @@ def test_a_learning_rate_for_each_network_or_one_for_all(rates: list[float]) -> 
 def test_a_gradient_is_scaled_to_its_bound_or_left_alone() -> None:
     norms = torch.tensor([5.0, 0.5, 5.0, math.inf, 0.0])
     bounds = torch.tensor([1.0, 1.0, math.inf, math.inf, 1.0])
-    found = training.scaled(torch.ones(5, 2), norms, bounds)
+    found = scaled(torch.ones(5, 2), norms, bounds)
     expected = torch.tensor([1 / (5 + 1e-6), 1.0, 1.0, 1.0, 1.0])
     torch.testing.assert_close(found, expected[:, None].expand(5, 2))
 

@@ -2,8 +2,9 @@
 
 `make stamp REPOSITORY=https://github.com/you/name RELEASE=v1.0` sets both in `_config.yml`, the
 one place where they are kept, and from there in the chapters and assignments, README.md,
-CITATION.cff, pyproject.toml and the companion's `__version__`. Without the two it writes again
-what `_config.yml` says. Whatever else the files hold stays as it is.
+CITATION.cff, pyproject.toml, the companion's `__version__`, and the links from its modules to
+their chapters. Without the two it writes again what `_config.yml` says. Whatever else the files
+hold stays as it is.
 
 Links to Colab and Binder name the release's tag and not a branch: the notebook that opens is then
 the one that was checked with the companion that its first cell installs, and stays so when the
@@ -48,6 +49,12 @@ class Published(NamedTuple):
         """Return the address that opens a notebook of the book on Colab."""
         root = "https://colab.research.google.com/github"
         return f"{root}/{self.slug}/blob/{self.release}/book/{notebook}"
+
+    @property
+    def site(self) -> str:
+        """The address that GitHub Pages gives to the book."""
+        owner, name = self.slug.split("/")
+        return f"https://{owner}.github.io/{name}/"
 
     def settings(self) -> dict[str, Any]:
         """Return what `_config.yml` says of it."""
@@ -113,6 +120,11 @@ def config_text(text: str, new: Published) -> str:
     return put(text, r"^    release: *", new.release)
 
 
+def module_text(text: str, site: str) -> str:
+    """Return a module of the companion with the link to its chapter, if it has one, renewed."""
+    return re.sub(r"(?m)^Chapter: \S+/([\w-]+\.html)$", lambda m: f"Chapter: {site}{m[1]}", text)
+
+
 def citation_text(text: str, new: Published) -> str:
     """Return CITATION.cff with the address and the version set."""
     return put(put(text, "^repository-code: *", new.url), "^version: *", new.version)
@@ -128,6 +140,10 @@ def stamped(new: Published, root: Path = ROOT) -> dict[Path, str]:
         root / "pyproject.toml": lambda text: put(text, '^version = "', new.version),
         root / "companion/__init__.py": lambda text: put(text, '^__version__ = "', new.version),
     }
+    site = config(root)["html"]["baseurl"].rstrip("/")
+    site = f"{site}/" if site else new.site
+    modules = [path for path in (root / "companion").rglob("*.py") if path not in edits]
+    edits |= dict.fromkeys(modules, lambda text: module_text(text, site))
     edits |= dict.fromkeys([root / "README.md", *pages], lambda text: relink(text, old, new))
     notebooks = [*chapter_files(root / "book"), *assignment_files(root / "book")]
     edits |= dict.fromkeys(notebooks, lambda text: notebook_text(text, old, new))

@@ -9,8 +9,8 @@ import torch
 from helpers import four_errors, within
 from torch import Tensor
 
-from companion import activations, shattering, signal
-from companion.signal import Moments
+from companion import activations, meanfield, shattering
+from companion.meanfield import Moments
 
 # P5. Lu, Shin, Su & Karniadakis (2019), arXiv 1903.06733.
 
@@ -35,17 +35,17 @@ def test_p5_as_published() -> None:
 
 
 def test_p6_selu_keeps_mean_0_and_variance_1() -> None:
-    mean, variance = signal.moment_map(0.0, 1.0, "selu")
+    mean, variance = meanfield.moment_map(0.0, 1.0, "selu")
     assert mean == pytest.approx(0, abs=1e-12)
     assert variance == pytest.approx(1, abs=1e-12)
     expected = torch.tensor([[0, 0.0888], [0, 0.7826]], dtype=torch.float64)
-    found = signal.moment_jacobian(0.0, 1.0, "selu")
+    found = meanfield.moment_jacobian(0.0, 1.0, "selu")
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
 
 
 @cache
 def selu(weight_variance: float, input_variance: float) -> Moments:
-    return signal.measured_moments(
+    return meanfield.measured_moments(
         "selu", weight_variance=weight_variance, input_variance=input_variance, width=200
     )
 

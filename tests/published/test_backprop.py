@@ -9,7 +9,7 @@ import torch
 from helpers import four_errors, normal, within
 from torch import Tensor
 
-from companion import backprop, deep_linear, products, signal
+from companion import backprop, deep_linear, meanfield, products
 from companion.backprop import MLP, Setting
 
 # P1. Glorot & Bengio (2010), He et al. (2015); theory: Schoenholz et al. (2017), equation 7.
@@ -34,7 +34,7 @@ def measured() -> Tensor:
 
 
 def predicted(setting: Setting) -> Tensor:
-    return signal.gradient_flow(setting.activation, setting.scale, depth=DEPTH)
+    return meanfield.gradient_flow(setting.activation, setting.scale, depth=DEPTH)
 
 
 @EACH
@@ -63,8 +63,8 @@ FIXED = [(0, -0.6270), (1, -0.4979), (2, 0.0218), (3, 0.0414), (5, 0.0)]
 @pytest.mark.parametrize(("index", "rate"), FIXED)
 def test_p1_rates_at_the_fixed_point(index: int, rate: float) -> None:
     setting = SETTINGS[index]
-    q = signal.fixed_point(setting.activation, setting.scale)
-    factor = signal.chi(q, setting.activation, setting.scale)
+    q = meanfield.fixed_point(setting.activation, setting.scale)
+    factor = meanfield.chi(q, setting.activation, setting.scale)
     assert math.log10(factor) / 2 == pytest.approx(rate, abs=5.1e-5)
     # A signal that starts at that length keeps it, and a finite stack then has that very rate.
     flow = backprop.gradient_flow(
@@ -77,20 +77,20 @@ def test_p1_rates_at_the_fixed_point(index: int, rate: float) -> None:
 @pytest.mark.parametrize(("index", "rate"), [(4, -0.1505), (5, 0.0), (6, -0.3891)])
 def test_p1_rates_of_relu_depend_on_no_length(index: int, rate: float) -> None:
     for q in (0.01, 1.0, 100.0):
-        factor = signal.chi(q, "relu", SETTINGS[index].scale)
+        factor = meanfield.chi(q, "relu", SETTINGS[index].scale)
         assert math.log10(factor) / 2 == pytest.approx(rate, abs=5.1e-5)
 
 
 def test_p1_tanh_at_its_critical_variance_follows_a_power_law() -> None:
     slopes = backprop.slope_per_layer(measured()[-1])
     # The fixed point is q = 0, where χ = 1: a rate of 0, which the measured slope is far from.
-    assert signal.chi(0.0, "tanh", 1.0) == pytest.approx(1, rel=1e-12)
+    assert meanfield.chi(0.0, "tanh", 1.0) == pytest.approx(1, rel=1e-12)
     assert abs(slopes.mean().item()) > 5 * four_errors(slopes)
     # The length falls as 1/2l, so that χ = 1 - 2q + … is 1 - 1/l and δ falls as a power of depth.
     # Twice the depth then has half the slope, to the relative size of the first layers' transient;
     # an exponential would have the same slope at every depth.
     depths = (100, 200, 400, 800)
-    flows = [signal.gradient_flow("tanh", 1.0, depth=depth) for depth in depths]
+    flows = [meanfield.gradient_flow("tanh", 1.0, depth=depth) for depth in depths]
     slopes = [backprop.slope_per_layer(flow).item() for flow in flows]
     for slope, following in pairwise(slopes):
         assert following / slope == pytest.approx(1 / 2, rel=0.02)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from companion import cliffs, clipping
-from companion.clipping import NonFiniteGradientError
+from companion import clipping
+from companion.clipping import NonFiniteGradientError, cliffs
 
 # P25. The two-entry gradient that textbooks clip.
 

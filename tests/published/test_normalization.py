@@ -10,8 +10,9 @@ from helpers import four_errors, normal, within
 from torch import Tensor
 from torch.nn import functional
 
-from companion import activations, backprop, explosion, landscape, normalization
+from companion import activations, backprop, normalization
 from companion.data import Split, digits
+from companion.normalization import explosion, landscape
 
 # P13. Yang et al. (2019), arXiv 1902.08129.
 

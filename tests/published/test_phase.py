@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import four_errors, within
 
-from companion import backprop, phase, signal
+from companion import backprop, meanfield, phase
 from companion.backprop import MLP
 
 # P10. Poole et al. (2016), arXiv 1606.05340; Schoenholz et al. (2017), arXiv 1611.01232.
@@ -18,7 +18,7 @@ BIAS, WIDTH, DEPTH, SEEDS = 0.05, 400, 30, 20
     ("variance", "q", "factor"), [(1.3, 0.3153, 0.8802), (3.3, 1.6537, 1.2510)]
 )
 def test_p10_simulated_length(variance: float, q: float, factor: float) -> None:
-    assert signal.fixed_point("tanh", variance, BIAS) == pytest.approx(q, abs=5.1e-5)
+    assert meanfield.fixed_point("tanh", variance, BIAS) == pytest.approx(q, abs=5.1e-5)
     network = backprop.random_mlp(
         [WIDTH] * (DEPTH + 1), "tanh", scale=variance, seeds=SEEDS, bias=True
     )
@@ -38,8 +38,8 @@ def test_p10_simulated_length(variance: float, q: float, factor: float) -> None:
 
 @pytest.mark.parametrize(("variance", "factor"), [(1.3, 0.8802), (3.3, 1.2510)])
 def test_p10_simulated_gradient_factor(variance: float, factor: float) -> None:
-    q = signal.fixed_point("tanh", variance, BIAS)
-    assert signal.chi(q, "tanh", variance) == pytest.approx(factor, abs=5.1e-5)
+    q = meanfield.fixed_point("tanh", variance, BIAS)
+    assert meanfield.chi(q, "tanh", variance) == pytest.approx(factor, abs=5.1e-5)
     # From the fixed point on, all layers are alike; the slope is taken between two depths.
     diagram = phase.gradient_diagram(
         "tanh",
@@ -67,10 +67,10 @@ def test_p10_deeper_networks_train_near_the_edge_of_chaos() -> None:
     assert edge > 1.3 * ordered
     assert edge > 1.3 * chaotic
     # Six depth scales is the published rule: ξ is finite on the ordered side, here -1/ln χ.
-    q = signal.fixed_point("tanh", 1.0, BIAS)
-    six = -6 / math.log(signal.chi(q, "tanh", 1.0))
+    q = meanfield.fixed_point("tanh", 1.0, BIAS)
+    six = -6 / math.log(meanfield.chi(q, "tanh", 1.0))
     assert six / 2 < ordered < 2 * six
-    assert signal.chi(signal.fixed_point("tanh", 1.76, BIAS), "tanh", 1.76) > 0.99
+    assert meanfield.chi(meanfield.fixed_point("tanh", 1.76, BIAS), "tanh", 1.76) > 0.99
 
 
 def test_p10_shallow_networks_train_everywhere() -> None:

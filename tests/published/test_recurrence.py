@@ -13,8 +13,8 @@ import torch
 from helpers import four_errors
 from torch import Tensor, nn
 
-from companion import driven, products, recurrence, sequences
-from companion.recurrence import Cell
+from companion import lstms, products
+from companion.lstms import Cell, driven, tasks
 
 # P22. Which number of a matrix decides.
 
@@ -68,8 +68,8 @@ def test_p23_with_the_hidden_state_detached_the_forget_gates_are_all_there_is() 
     for step in x:
         h, c = lstm(step, (h.detach(), c))
     (gradient,) = torch.autograd.grad(c.sum(), start)
-    state = recurrence.State(torch.zeros_like(start), start.detach())
-    found = recurrence.direct_path(
+    state = lstms.State(torch.zeros_like(start), start.detach())
+    found = lstms.direct_path(
         Cell("lstm", **{name: p.detach() for name, p in held.items()}), x, state=state
     )[0]
     torch.testing.assert_close(found, gradient, rtol=1e-12, atol=0)
@@ -78,12 +78,12 @@ def test_p23_with_the_hidden_state_detached_the_forget_gates_are_all_there_is() 
 @cache
 def left_after_100_steps(name: str) -> Tensor:
     """log₁₀ of ‖∂c_T/∂c_0‖, or of ‖∂h_T/∂h_0‖ without a c, as a root mean square over units."""
-    task = sequences.adding(100)
-    entry = {**sequences.entries(100), "IRNN": sequences.irnn()}[name]
-    cell = sequences.networks(entry, task, hidden=64, seeds=8, dtype=torch.float64).cell
+    task = tasks.adding(100)
+    entry = {**tasks.entries(100), "IRNN": tasks.irnn()}[name]
+    cell = tasks.networks(entry, task, hidden=64, seeds=8, dtype=torch.float64).cell
     x, _ = task.draw(1, torch.Generator().manual_seed(500))
     part = "c" if cell.kind == "lstm" else "h"
-    norms = recurrence.through_time(
+    norms = lstms.through_time(
         cell, x.unsqueeze(1).expand(-1, 8, -1, -1), of=part, wrt=part, norm="frobenius"
     )
     return (norms[0, :, 0] / 8).log10()
@@ -132,10 +132,10 @@ def test_p23_half_life_at_forget_bias_one() -> None:
 
 @pytest.mark.parametrize(("name", "solved"), [("RNN", 0), ("LSTM, chrono", 6), ("GRU", 6)])
 def test_p24_who_solves_the_adding_problem(name: str, solved: int) -> None:
-    task = sequences.adding(20)
-    run = sequences.train(task, sequences.entries(20)[name], steps=350, progress=False)
+    task = tasks.adding(20)
+    run = tasks.train(task, tasks.entries(20)[name], steps=350, progress=False)
     assert sum(step is not None for step in run.solved_at) == solved
-    losses = sequences.score(run).loss
+    losses = tasks.score(run).loss
     if solved:
         assert losses.median() < 0.2 * task.baseline
     else:

@@ -8,10 +8,18 @@ import torch
 from helpers import four_errors, within
 from torch import Tensor
 
-from companion import explosion, transformer
-from companion.paths import by_length, every_path, shares
-from companion.residual import Degradation, Design, degradation
-from companion.stream import Flow, block_growth, flow, predicted_flow
+from companion import transformers
+from companion.normalization import explosion
+from companion.residuals import (
+    Degradation,
+    Design,
+    Flow,
+    block_growth,
+    degradation,
+    flow,
+    predicted_flow,
+)
+from companion.residuals.paths import by_length, every_path, shares
 
 SEEDS, WIDTH = 12, 200
 
@@ -132,7 +140,7 @@ DEPTHS = (2, 4, 8, 16)
 def last_gradient_slope(place: str) -> Tensor:
     """Of log ‖gradient of the last FFN weight‖ against log L, one for each seed."""
     norms = [
-        transformer.flow(transformer.Design(place, layers), seeds=8).ffn_gradients[:, -1]
+        transformers.flow(transformers.Design(place, layers), seeds=8).ffn_gradients[:, -1]
         for layers in DEPTHS
     ]
     x = torch.tensor(DEPTHS, dtype=torch.float64).log()
@@ -143,8 +151,8 @@ def last_gradient_slope(place: str) -> Tensor:
 @pytest.mark.parametrize(("place", "expected"), [("post", 0.0), ("pre", -0.5)])
 def test_p19_the_last_ffn_gradient(place: str, expected: float) -> None:
     found = last_gradient_slope(place)
-    layers = [transformer.Design(place, L) for L in DEPTHS]
-    theory = [math.log(transformer.predicted_flow(d).ffn_gradients[-1]) for d in layers]
+    layers = [transformers.Design(place, L) for L in DEPTHS]
+    theory = [math.log(transformers.predicted_flow(d).ffn_gradients[-1]) for d in layers]
     slope = (theory[-1] - theory[0]) / math.log(8)
     # −½ is where it goes: the stream's variance is 1 + (…)L.
     assert slope == pytest.approx(expected, abs=0.03)
@@ -158,10 +166,10 @@ def test_p19_the_last_ffn_gradient(place: str, expected: float) -> None:
 @pytest.mark.parametrize("layers", [3, 12])
 def test_p20_scaled_ends_keep_the_variance_at_two(layers: int) -> None:
     for scale, expected in ((1.0, 2 * layers + 1), (None, 2.0)):
-        design = transformer.Design("pre", layers, 128, scheme="unit", residual_scale=scale)
-        predicted = transformer.predicted_flow(design, tokens=1).mean_squares[-1].item()
+        design = transformers.Design("pre", layers, 128, scheme="unit", residual_scale=scale)
+        predicted = transformers.predicted_flow(design, tokens=1).mean_squares[-1].item()
         assert predicted == pytest.approx(expected, rel=1e-9)
-        sample = transformer.flow(design, tokens=1, sequences=32).mean_squares[:, -1]
+        sample = transformers.flow(design, tokens=1, sequences=32).mean_squares[:, -1]
         # Each branch's variance is some 1/n short, by the norm's mean.
         assert abs(sample.mean().item() - expected) <= four_errors(sample) + 2 / 128 * expected
         assert four_errors(sample) < 0.08 * expected
@@ -171,14 +179,14 @@ def test_p20_scaled_ends_keep_the_variance_at_two(layers: int) -> None:
 
 
 def test_p21_attention_alone_loses_all_but_one_direction() -> None:
-    spread = transformer.rank_collapse(skip=False, layers=6).log10().median(0).values
+    spread = transformers.rank_collapse(skip=False, layers=6).log10().median(0).values
     logs = spread[1:5]  # before rounding, at 1e-16
     assert spread[1] > -0.3
     assert spread[4] < -10
     # Doubly exponential: each layer multiplies the number of lost digits, by up to three.
     ratio = logs[1:] / logs[:-1]
     assert (ratio[1:] > 2).all()
-    kept = transformer.rank_collapse(skip=True, layers=12).median(0).values
+    kept = transformers.rank_collapse(skip=True, layers=12).median(0).values
     assert kept[1] > 0.9
     assert kept[-1] > 0.1
 
@@ -202,11 +210,11 @@ def test_p32_batch_norm_branches() -> None:
 
 def test_p32_first_over_last_layer_of_transformers() -> None:
     for place, low, high in (("post", 0.6, 1.6), ("pre", 3.0, 6.0)):
-        found = transformer.flow(transformer.Design(place, 16), seeds=10).ffn_gradients
+        found = transformers.flow(transformers.Design(place, 16), seeds=10).ffn_gradients
         ratio = found[:, 0] / found[:, -1]
         assert low < ratio.mean().item() - four_errors(ratio) / 4
         assert ratio.mean().item() + four_errors(ratio) / 4 < high
-        expected = transformer.predicted_flow(transformer.Design(place, 16)).ffn_gradients
+        expected = transformers.predicted_flow(transformers.Design(place, 16)).ffn_gradients
         wanted = (expected[0] / expected[-1]).item()
         assert abs(ratio.mean().item() - wanted) <= four_errors(ratio) + 0.15 * wanted
 

@@ -1,0 +1,1 @@
+"""What several modules need, private to the companion: arguments, seeds, stacked networks."""

@@ -1,0 +1,47 @@
+"""Networks of one architecture as one: each parameter of all of them in one tensor."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.func import stack_module_state
+
+
+def stack(models: list[nn.Module]) -> tuple[nn.Module, dict[str, Tensor]]:
+    if not models:
+        raise ValueError("models needs at least one module, got none")
+    kinds = [{n: (p.shape, p.dtype) for n, p in model.named_parameters()} for model in models]
+    for index, (model, kind) in enumerate(zip(models, kinds, strict=True)):
+        if kind != kinds[0] or repr(model) != repr(models[0]):  # the repr names the activations
+            raise ValueError(f"models must all be built alike, but models[{index}] is not as [0]")
+    if any(True for model in models for _ in model.buffers()):
+        raise ValueError("models with buffers (running statistics) are not supported")
+    parameters, _ = stack_module_state(models)
+    return models[0], parameters
+
+
+def unstack(parameters: dict[str, Tensor], models: list[nn.Module]) -> None:
+    with torch.no_grad():
+        for index, model in enumerate(models):
+            for name, parameter in model.named_parameters():
+                parameter.copy_(parameters[name][index])
+
+
+def norms(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the norm of each network's part of each tensor, as (S, len(tensors))."""
+    return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors], dim=1)
+
+
+def scaled(gradient: Tensor, norms: Tensor, bounds: Tensor) -> Tensor:
+    """Scale each network's part of a gradient by min(1, bound/norm), as torch's clip_grad_norm_.
+
+    Where the bound is infinite it stays as it is, whatever its norm.
+
+    Args:
+        gradient: (S, …) of S networks.
+        norms: (S,) of each network's whole gradient.
+        bounds: (S,) the largest norm of each.
+
+    """
+    factors = torch.where(bounds.isinf(), 1.0, (bounds / (norms + 1e-6)).clamp(max=1.0))
+    return gradient * factors.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))

@@ -1,0 +1,61 @@
+"""Recurrent cells, and the gradient on its way back through time.
+
+Chapter: https://YOUR_ACCOUNT.github.io/gradients-at-depth/lstms.html
+"""
+
+from companion.lstms import driven, tasks
+from companion.lstms.cells import (
+    GATED,
+    GATES,
+    NONLINEARITIES,
+    NORMS,
+    PARTS,
+    RECURRENT,
+    STEPS,
+    Cell,
+    State,
+    Trajectory,
+    cell,
+    chrono_,
+    default_,
+    direct_path,
+    drive,
+    forget_bias_,
+    identity_,
+    orthogonal_,
+    run,
+    stack,
+    start,
+    step,
+    through_time,
+    to_inputs,
+)
+
+__all__ = [
+    "GATED",
+    "GATES",
+    "NONLINEARITIES",
+    "NORMS",
+    "PARTS",
+    "RECURRENT",
+    "STEPS",
+    "Cell",
+    "State",
+    "Trajectory",
+    "cell",
+    "chrono_",
+    "default_",
+    "direct_path",
+    "drive",
+    "driven",
+    "forget_bias_",
+    "identity_",
+    "orthogonal_",
+    "run",
+    "stack",
+    "start",
+    "step",
+    "tasks",
+    "through_time",
+    "to_inputs",
+]

@@ -1,0 +1,397 @@
+"""The loss along its gradient, and what a layer's step does to the next, with a norm and without.
+
+From where a network stands, steps of several sizes are tried along its gradient: over them the loss
+has a range, the gradient changes (the less, the better it predicts the next one), and its largest
+change over the distance that made it is the effective β of the loss, its smoothness on that line.
+The other account of batch norm is that the inputs of a layer move less when the layers below learn:
+:func:`covariate_shift` lets only those learn, and looks.
+
+Source: Santurkar et al. (2018), arXiv 1805.11604.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from companion import backprop
+from companion._lib.arguments import non_negative, one_of, positive_integer
+from companion._lib.probing import Loss
+from companion._lib.stacking import norms, stack
+from companion.activations import Activation
+from companion.data import Split
+from companion.normalization.norms import NORMS
+
+Parameters = dict[str, Tensor]
+Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
+Measured = TypeVar("Measured")
+
+
+def networks(
+    sizes: Sequence[int],
+    activation: str | Activation = "relu",
+    *,
+    norm: str = "batch",
+    after: bool = False,
+    scale: float = 2.0,
+    seeds: int | Sequence[int] = 1,
+) -> list[nn.Sequential]:
+    """Return multilayer perceptrons with a norm around each hidden activation, one for each seed.
+
+    They are float64, with normal weights of variance ``scale``/fan_in and zero biases, which are
+    the same for a seed whatever the norm. Batch norm keeps no running statistics: its networks have
+    no buffers, and what is given to them is always normalized as a batch.
+
+    Args:
+        sizes: n_0, n_1, …, n_L: the number of inputs, then of units in each layer.
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        norm: "none", "batch" or "layer".
+        after: whether it comes after the activation instead of before.
+        scale: numerator of the weight variance.
+        seeds: the seeds to draw, or how many, counting from 0.
+
+    Example:
+        >>> [type(layer).__name__ for layer in networks([3, 5, 2], "tanh")[0]]
+        ['Linear', 'BatchNorm1d', 'Tanh', 'Linear']
+
+    """
+    one_of("norm", norm, NORMS)
+    plain = backprop.random_mlp(sizes, activation, scale=scale, seeds=seeds, bias=True)
+    made = []
+    for model in backprop.to_modules(plain):
+        layers: list[nn.Module] = []
+        for linear, phi in zip(model[:-1:2], model[1::2], strict=True):
+            units = _norm_module(norm, linear.out_features)
+            layers += [linear, phi, *units] if after else [linear, *units, phi]
+        made.append(nn.Sequential(*layers, model[-1]))
+    return made
+
+
+def _norm_module(norm: str, units: int) -> list[nn.Module]:
+    if norm == "batch":
+        return [nn.BatchNorm1d(units, track_running_stats=False, dtype=torch.float64)]
+    return [nn.LayerNorm(units, dtype=torch.float64)] if norm == "layer" else []
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """The loss along its gradient, of S networks and at K step sizes η: at θ − η∇L(θ).
+
+    Attributes:
+        step_sizes: (K,) η.
+        loss: (S,) where the step starts.
+        gradient_norm: (S,) ‖∇L‖ there.
+        losses: (S, K) at the end of each step.
+        gradient_changes: (S, K) ‖∇L(θ − η∇L) − ∇L(θ)‖.
+
+    """
+
+    step_sizes: Tensor
+    loss: Tensor
+    gradient_norm: Tensor
+    losses: Tensor
+    gradient_changes: Tensor
+
+    @property
+    def loss_range(self) -> Tensor:
+        """(S,) Largest less smallest loss at the ends of the steps."""
+        return self.losses.amax(-1) - self.losses.amin(-1)
+
+    @property
+    def gradient_range(self) -> Tensor:
+        """(S,) Largest change of the gradient along the steps."""
+        return self.gradient_changes.amax(-1)
+
+    @property
+    def smoothness(self) -> Tensor:
+        """(S,) Effective β: the largest change of the gradient over the distance that made it."""
+        return (self.gradient_changes / (self.step_sizes * self.gradient_norm[..., None])).amax(-1)
+
+
+def along_gradient(
+    models: Sequence[nn.Module],
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    step_sizes: Sequence[float],
+    loss: Loss = nn.functional.cross_entropy,
+) -> Landscape:
+    """Walk from each network along its own gradient, by each step size, and look at the loss there.
+
+    Args:
+        models: networks of one architecture without running statistics; they are left as they are.
+        inputs: (S, examples, …), a batch for each network, or one (examples, …) for all.
+        targets: (S, examples, …) or (examples, …), likewise.
+        step_sizes: η, all above 0.
+        loss: of (outputs, targets), averaged over the batch.
+
+    Returns:
+        A :class:`Landscape`.
+
+    Raises:
+        ValueError: if the models are not built alike, or no step size or one not above 0 is given.
+
+    Source: Santurkar et al. (2018), arXiv 1805.11604.
+
+    Example:
+        >>> x = torch.eye(4, 6, dtype=torch.float64)
+        >>> models = networks([6, 5, 3], seeds=2)
+        >>> found = along_gradient(models, x, torch.arange(4) % 3, step_sizes=[0.1, 0.2])
+        >>> tuple(found.losses.shape), tuple(found.smoothness.shape)
+        ((2, 2), (2,))
+
+    """
+    differentiate, start = _differentiation(models, loss)
+    count = len(models)
+    batch = [part.expand(count, *part.shape) for part in (inputs, targets)]
+    return _walk(differentiate, start, _checked_steps(step_sizes), *batch)
+
+
+def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
+    sizes = [non_negative("each of step_sizes", size) for size in step_sizes]
+    if not sizes or min(sizes) == 0:
+        raise ValueError(f"step_sizes needs at least one size above 0, got {list(step_sizes)}")
+    return sizes
+
+
+def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Parameters]:
+    """Return what takes stacked parameters and batches to losses and gradients, and the first."""
+    skeleton, start = stack(list(models))
+
+    def one(parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(functional_call(skeleton, parameters, (inputs,)), targets)
+
+    def differentiate(
+        parameters: Parameters, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Parameters]:
+        # No network's loss depends on another's parameters, so their sum has all the gradients.
+        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        value = vmap(one)(leaves, inputs, targets)
+        found = torch.autograd.grad(value.sum(), list(leaves.values()))
+        return value.detach(), dict(zip(leaves, found, strict=True))
+
+    return differentiate, {name: p.detach() for name, p in start.items()}
+
+
+def _moved(parameters: Parameters, gradient: Parameters, size: float) -> Parameters:
+    return {name: p - size * gradient[name] for name, p in parameters.items()}
+
+
+def _walk(
+    differentiate: Differentiate,
+    start: Parameters,
+    step_sizes: list[float],
+    inputs: Tensor,
+    targets: Tensor,
+) -> Landscape:
+    value, gradient = differentiate(start, inputs, targets)
+    losses, changes = [], []
+    for size in step_sizes:
+        there, other = differentiate(_moved(start, gradient, size), inputs, targets)
+        losses.append(there)
+        changes.append(_length(other[name] - gradient[name] for name in gradient))
+    return Landscape(
+        step_sizes=torch.tensor(step_sizes, dtype=value.dtype),
+        loss=value,
+        gradient_norm=_length(gradient.values()),
+        losses=torch.stack(losses, dim=-1),
+        gradient_changes=torch.stack(changes, dim=-1),
+    )
+
+
+def _length(tensors: Iterable[Tensor]) -> Tensor:
+    """Return each network's norm of all the tensors together."""
+    return torch.linalg.vector_norm(norms(tensors), dim=1)
+
+
+def landscapes(
+    models: Sequence[nn.Module],
+    data: Split,
+    *,
+    step_sizes: Sequence[float],
+    learning_rate: float,
+    steps: int = 40,
+    measure_every: int = 10,
+    batch_size: int = 128,
+    loss: Loss = nn.functional.cross_entropy,
+    seed: int = 0,
+) -> Landscape:
+    """Train copies of networks by gradient descent, and walk :func:`along_gradient` as they go.
+
+    It is measured before the first step and then every ``measure_every`` steps, on the batch of the
+    step that follows.
+
+    Args:
+        models: networks of one architecture without running statistics; they are left as they are.
+        data: what to train on.
+        step_sizes: η of the walks, which are not taken.
+        learning_rate: of the steps that are.
+        steps: number of updates.
+        measure_every: steps between measurements.
+        batch_size: examples, drawn with replacement and for each network anew.
+        loss: of (outputs, targets), averaged over the batch.
+        seed: of the batches.
+
+    Returns:
+        A :class:`Landscape` whose tensors, but for the step sizes, have one more dimension in
+        front: (T, S) and (T, S, K) for T measurements.
+
+    Raises:
+        ValueError: as :func:`along_gradient` does.
+
+    Source: Santurkar et al. (2018), arXiv 1805.11604.
+
+    Example:
+        >>> from companion.data import digits
+        >>> models = networks([64, 10, 10], seeds=3)
+        >>> found = landscapes(models, digits(), step_sizes=[0.1], learning_rate=0.1, steps=20)
+        >>> tuple(found.losses.shape), bool((found.loss[-1] < found.loss[0]).all())
+        ((3, 3, 1), True)
+
+    """
+    sizes = _checked_steps(step_sizes)
+    differentiate, start = _differentiation(models, loss)
+    found = _descend(
+        lambda parameters, *batch: _walk(differentiate, parameters, sizes, *batch),
+        differentiate,
+        start,
+        data,
+        learning_rate=learning_rate,
+        steps=steps,
+        measure_every=measure_every,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    columns = ("loss", "gradient_norm", "losses", "gradient_changes")
+    stacked = {name: torch.stack([getattr(each, name) for each in found]) for name in columns}
+    return Landscape(found[0].step_sizes, **stacked)
+
+
+def _descend(
+    measure: Callable[[Parameters, Tensor, Tensor], Measured],
+    differentiate: Differentiate,
+    parameters: Parameters,
+    data: Split,
+    *,
+    learning_rate: float,
+    steps: int,
+    measure_every: int,
+    batch_size: int,
+    seed: int,
+) -> list[Measured]:
+    """Train by gradient descent, and measure on the batch of every so many a step."""
+    rate = non_negative("learning_rate", learning_rate)
+    every = positive_integer("measure_every", measure_every)
+    generator = torch.Generator().manual_seed(seed)
+    count = len(next(iter(parameters.values())))
+    shape = (count, positive_integer("batch_size", batch_size))
+    found = []
+    for step in range(positive_integer("steps", steps) + 1):
+        rows = torch.randint(len(data.train_inputs), shape, generator=generator)
+        batch = data.train_inputs[rows], data.train_targets[rows]
+        if step % every == 0:
+            found.append(measure(parameters, *batch))
+        parameters = _moved(parameters, differentiate(parameters, *batch)[1], rate)
+    return found
+
+
+# ---------------------------------------------------------------- what the layers below do
+
+
+class CovariateShift(NamedTuple):
+    """What one update of the layers below does to a layer, of S networks at T steps.
+
+    Attributes:
+        inputs: (T, S) by how much of its standard deviation over the batch an input of the layer
+            moves its mean; averaged over the inputs that vary over the batch.
+        gradient: (T, S) ‖G′ − G‖/‖G‖: how far the gradient of the layer's own weights is, once the
+            layers below are updated, from what it was before.
+
+    """
+
+    inputs: Tensor
+    gradient: Tensor
+
+
+def covariate_shift(
+    models: Sequence[nn.Sequential],
+    data: Split,
+    *,
+    layer: int,
+    learning_rate: float,
+    steps: int = 40,
+    measure_every: int = 10,
+    batch_size: int = 128,
+    loss: Loss = nn.functional.cross_entropy,
+    seed: int = 0,
+) -> CovariateShift:
+    """Train copies of networks, and measure what one update below a layer changes for that layer.
+
+    Only the layers below take their step, and the batch stays the same, so that nothing else can
+    have made the difference. Batches are those of :func:`landscapes` with the same seed.
+
+    Args:
+        models: networks as :func:`networks` makes them; they are left as they are.
+        data: what to train on.
+        layer: which of the linear layers to look at, counted from 1; the first has none below.
+        learning_rate: of the steps.
+        steps: number of updates.
+        measure_every: steps between measurements.
+        batch_size: examples, drawn with replacement and for each network anew.
+        loss: of (outputs, targets), averaged over the batch.
+        seed: of the batches.
+
+    Raises:
+        ValueError: if the models are not built alike, or there is no such layer with one below.
+
+    Source: Ioffe & Szegedy (2015), arXiv 1502.03167, for the inputs; Santurkar et al. (2018),
+    arXiv 1805.11604, for the gradient.
+
+    Example:
+        >>> from companion.data import digits
+        >>> options = {"layer": 2, "learning_rate": 0.1, "steps": 10}
+        >>> found = covariate_shift(networks([64, 10, 10], seeds=3), digits(), **options)
+        >>> tuple(found.inputs.shape), bool((found.gradient > 0).all())
+        ((2, 3), True)
+
+    """
+    differentiate, start = _differentiation(models, loss)
+    linear = [i for i, part in enumerate(models[0]) if isinstance(part, nn.Linear)]
+    if not 2 <= positive_integer("layer", layer) <= len(linear):
+        raise ValueError(f"layer must be from 2 to {len(linear)}, got {layer}")
+    place = linear[layer - 1]
+    head, name = models[0][:place], f"{place}.weight"
+    below = [n for n in start if int(n.split(".")[0]) < place]
+
+    def entering(parameters: Parameters, inputs: Tensor) -> Tensor:
+        lower = {n: parameters[n] for n in below}
+        return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
+
+    def measure(parameters: Parameters, inputs: Tensor, targets: Tensor) -> CovariateShift:
+        gradient = differentiate(parameters, inputs, targets)[1]
+        moved = _moved(parameters, gradient, learning_rate)
+        mixed = parameters | {n: moved[n] for n in below}
+        change = differentiate(mixed, inputs, targets)[1][name] - gradient[name]
+        before, after = entering(parameters, inputs), entering(mixed, inputs)
+        spread = before.std(1)
+        shift = (after.mean(1) - before.mean(1)).abs() / spread
+        return CovariateShift(
+            inputs=shift.where(spread > 0, torch.nan).nanmean(-1),
+            gradient=_length([change]) / _length([gradient[name]]),
+        )
+
+    found = _descend(
+        measure,
+        differentiate,
+        start,
+        data,
+        learning_rate=learning_rate,
+        steps=steps,
+        measure_every=measure_every,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return CovariateShift(*(torch.stack(column) for column in zip(*found, strict=True)))

@@ -1,0 +1,76 @@
+"""Counts of what chaos decides, in words that one case more or less seldom changes.
+
+Which single run gets through a steep loss may depend on the last digit of a product, and so on the
+machine. How many of them do hardly depends on it; a range and a tenth say as much of that as holds.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+from companion._lib.arguments import positive_integer
+
+QUARTERS = (0.25, 0.75)
+
+
+def band(hits: int, cases: int, cuts: Sequence[float] = QUARTERS) -> str:
+    """Return the range in which a count lies: at first up to a quarter, or from three on.
+
+    Args:
+        hits: how many of the cases.
+        cases: how many there are.
+        cuts: shares that part the ranges, rising; a count on a cut belongs to what is nearer to
+            none or to all of them.
+
+    Raises:
+        ValueError: unless ``hits`` is a whole number from 0 to ``cases``, and the cuts rise from
+            above 0 to below 1.
+
+    Example:
+        >>> band(1, 8), band(5, 8), band(8, 8)
+        ('0 to 2 of 8', '3 to 5 of 8', '6 to 8 of 8')
+        >>> band(19, 56, cuts=(0.25, 0.5, 0.9))
+        '15 to 28 of 56'
+
+    """
+    hits, cases = _checked(hits, cases)
+    if not cuts or any(low >= high for low, high in pairwise((0, *cuts, 1))):
+        raise ValueError(f"cuts must rise from above 0 to below 1, got {cuts!r}")
+    low = 0
+    for cut in cuts:
+        edge = Fraction(str(cut)) * cases  # 0.29 of a hundred is 29
+        high = math.floor(edge) if cut <= 0.5 else math.ceil(edge) - 1
+        if hits <= high:
+            return f"{low} to {high} of {cases}"
+        low = high + 1
+    return f"{low} to {cases} of {cases}"
+
+
+def share(hits: int, cases: int) -> str:
+    """Return the share of many cases in tenths, with words for all, none, and nearly so.
+
+    Args:
+        hits: how many of the cases.
+        cases: how many there are.
+
+    Raises:
+        ValueError: unless ``hits`` is a whole number from 0 to ``cases``.
+
+    Example:
+        >>> share(400, 400), share(384, 400), share(237, 400), share(3, 400)
+        ('all', 'nearly all', 'about 6 in 10', 'hardly any')
+
+    """
+    hits, cases = _checked(hits, cases)
+    if hits in (0, cases):
+        return "all" if hits else "none"
+    tenths = round(10 * hits / cases)
+    return {0: "hardly any", 10: "nearly all"}.get(tenths, f"about {tenths} in 10")
+
+
+def _checked(hits: int, cases: int) -> tuple[int, int]:
+    cases = positive_integer("cases", cases)
+    if not 0 <= hits <= cases or hits != int(hits):
+        raise ValueError(f"hits must be a whole number from 0 to {cases}, got {hits}")
+    return int(hits), cases

@@ -1,0 +1,21 @@
+"""A training loop that keeps a record of every layer."""
+
+from companion.training.loop import (
+    Record,
+    Stop,
+    train,
+)
+from companion.training.optimizers import (
+    adam,
+    adam_with_warmup,
+    sgd,
+)
+
+__all__ = [
+    "Record",
+    "Stop",
+    "adam",
+    "adam_with_warmup",
+    "sgd",
+    "train",
+]

@@ -1,0 +1,296 @@
+"""A training loop that keeps a record of every layer.
+
+Several networks of one architecture (one a seed, say) train side by side in one vectorised pass;
+each sees its own batches and gets the numbers it would have got alone.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from companion._lib.arguments import positive_integer
+from companion._lib.probing import Loss, probed
+from companion._lib.progress import bar
+from companion._lib.stacking import norms, scaled, stack, unstack
+from companion.data import Split
+
+
+class Stop(NamedTuple):
+    """When and why a network stopped training before its budget was spent.
+
+    Attributes:
+        step: the step whose loss was not finite; its weights are those after ``step`` updates.
+        loss: that loss, inf or nan.
+
+    """
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened in a run of S networks, at T recorded steps.
+
+    A record is taken before the update of its step, so step 0 is the network at initialization.
+    There is one every ``record_every`` steps, and one more at a step at which a network stopped;
+    from there on the entries of that network stay as they are.
+
+    Attributes:
+        steps: (T,) the steps recorded.
+        loss: (T, S) loss on the batch of that step.
+        layers: names of the L linear and convolutional layers, in the order they are executed.
+        delta_norms: (T, S, L) norm of δ, the gradient at the layer's output, over the batch.
+        names: names of the P parameters.
+        gradient_norms: (T, S, P) norm of each parameter's gradient.
+        weight_norms: (T, S, P) norm of each parameter.
+        displacement: (T, S, P) distance of each parameter from where it started.
+        test_loss, test_accuracy: (T, S) on the test part, or None without one; no accuracy either
+            if its targets are not class labels but floating-point numbers.
+        stopped: for each network a :class:`Stop`, or None if it trained to the end.
+
+    """
+
+    steps: Tensor
+    loss: Tensor
+    layers: tuple[str, ...]
+    delta_norms: Tensor
+    names: tuple[str, ...]
+    gradient_norms: Tensor
+    weight_norms: Tensor
+    displacement: Tensor
+    test_loss: Tensor | None
+    test_accuracy: Tensor | None
+    stopped: tuple[Stop | None, ...]
+
+    def parameters(self, suffix: str = "weight") -> list[int]:
+        """Return the indices in ``names`` of the parameters whose last name is ``suffix``."""
+        return [i for i, name in enumerate(self.names) if name.split(".")[-1] == suffix]
+
+
+def train(
+    models: nn.Module | Sequence[nn.Module],
+    data: Split,
+    *,
+    optimizer: Callable[[Iterable], torch.optim.Optimizer],
+    steps: int,
+    loss: Loss = nn.functional.cross_entropy,
+    batch_size: int | None = 128,
+    max_norm: float | Sequence[float] | None = None,
+    record_every: int = 1,
+    seed: int | Sequence[int] = 0,
+    progress: bool = True,
+) -> Record:
+    """Train networks of one architecture side by side, and record every layer as they go.
+
+    The models are changed in place. A network whose loss is no longer finite stops there, with the
+    weights that gave that loss, and the others go on.
+
+    Args:
+        models: one module or several of the same architecture, all of floating-point parameters.
+            Buffers (running statistics) are not supported: batch norm is to be made with
+            ``track_running_stats=False``, and takes the test part as one batch.
+        data: what to train on and to test with; tested without gradients at each recorded step.
+        optimizer: makes a torch optimizer from a list of parameters, as ``sgd(0.1)`` does. It must
+            treat each entry by itself (SGD, momentum, RMSProp, Adam do), since one tensor holds a
+            parameter of all the networks.
+        steps: number of updates; the last record is of the networks after all of them.
+        loss: of (outputs, targets), averaged over the batch.
+        batch_size: examples a step, drawn with replacement; None for the whole training set.
+        max_norm: what each network's whole gradient is clipped to by its norm, one number or one
+            for each network (``math.inf`` does not clip); None for no clipping. The norms recorded
+            are those before it.
+        record_every: steps between records; the first, the last and every stop are recorded too.
+        seed: network i draws its batches with seed ``seed + i``; or a seed for each network.
+        progress: whether to show a bar.
+
+    Returns:
+        A :class:`Record`.
+
+    Raises:
+        ValueError: if there is no model, the models are not built alike, or one has buffers or no
+            linear or convolutional layer.
+
+    """
+    models = [models] if isinstance(models, nn.Module) else list(models)
+    skeleton, parameters = stack(models)
+    start = {name: value.detach().clone() for name, value in parameters.items()}
+    steps = positive_integer("steps", steps)
+    record_every = positive_integer("record_every", record_every)
+    bounds = None if max_norm is None else _bounds(max_norm, len(models))
+    if isinstance(seed, int):
+        seed = [seed + i for i in range(len(models))]
+    if len(seed) != len(models):
+        raise ValueError(f"seed needs one for each of {len(models)} models, got {len(seed)}")
+    batches = _batches(data, batch_size, seed)
+    update = optimizer(list(parameters.values()))
+    stopped: list[Stop | None] = [None] * len(models)
+    rows: list[dict[str, Tensor]] = []
+
+    # Two examples: batch norm refuses one.
+    with probed(skeleton, data.train_inputs[:2]) as probing:
+        losses = vmap(probing.loss(skeleton, loss))
+        for step in bar(range(steps + 1), "training", show=progress):
+            inputs, targets = next(batches)
+            recording = step % record_every == 0 or step == steps
+            probes = probing.zeros(inputs) if recording else {}
+            value, gradients, deltas = _differentiate(losses, parameters, probes, inputs, targets)
+            stopping = ~torch.isfinite(value) & torch.tensor([stop is None for stop in stopped])
+            for i in stopping.nonzero().flatten().tolist():
+                stopped[i] = Stop(step, value[i].item())
+            going = torch.tensor([stop is None for stop in stopped])
+            over = step == steps or not going.any()
+            if stopping.any() and not recording:
+                again = (losses, parameters, probing.zeros(inputs), inputs, targets)
+                value, gradients, deltas = _differentiate(*again)
+            if recording or stopping.any():
+                row = _measure(parameters, start, gradients, deltas, value, probing.names)
+                row |= _test(skeleton, parameters, loss, data)
+                row["step"] = torch.tensor(step)
+                rows.append(row if not rows else _hold(row, rows[-1], stopped, step))
+            if over:
+                break
+            if bounds is not None:
+                gradients = _clipped(gradients, bounds)
+            _update(update, parameters, gradients, going)
+
+    unstack(parameters, models)
+    columns = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+    return Record(
+        steps=columns["step"],
+        loss=columns["loss"],
+        layers=probing.names,
+        delta_norms=columns["delta_norms"],
+        names=tuple(parameters),
+        gradient_norms=columns["gradient_norms"],
+        weight_norms=columns["weight_norms"],
+        displacement=columns["displacement"],
+        test_loss=columns.get("test_loss"),
+        test_accuracy=columns.get("test_accuracy"),
+        stopped=tuple(stopped),
+    )
+
+
+def _batches(
+    data: Split, batch_size: int | None, seeds: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    count = len(data.train_inputs)
+    size = None if batch_size is None else (positive_integer("batch_size", batch_size),)
+    while True:
+        rows = [
+            torch.arange(count) if size is None else torch.randint(count, size, generator=g)
+            for g in generators
+        ]
+        index = torch.stack(rows)
+        yield data.train_inputs[index], data.train_targets[index]
+
+
+def _differentiate(
+    losses: Callable[..., Tensor],
+    parameters: dict[str, Tensor],
+    probes: dict[str, Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Return each network's loss, and its gradients with respect to parameters and probes.
+
+    No network's loss depends on another's parameters, so the gradient of their sum is the gradient
+    of each; going back through autograd takes less than half of vmap(grad)'s time.
+    """
+    value = losses(parameters, probes, inputs, targets)
+    learning = {name: value for name, value in parameters.items() if value.requires_grad}
+    wanted = [*learning.values(), *probes.values()]
+    found = iter(torch.autograd.grad(value.sum(), wanted, materialize_grads=True))
+    gradients = {
+        name: next(found) if name in learning else torch.zeros_like(parameter)
+        for name, parameter in parameters.items()
+    }
+    return value.detach(), gradients, dict(zip(probes, found, strict=True))
+
+
+def _measure(
+    parameters: dict[str, Tensor],
+    start: dict[str, Tensor],
+    gradients: dict[str, Tensor],
+    deltas: dict[str, Tensor],
+    value: Tensor,
+    layers: tuple[str, ...],
+) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return {
+            "loss": value,
+            "delta_norms": norms(deltas[name] for name in layers),
+            "gradient_norms": norms(gradients[name] for name in parameters),
+            "weight_norms": norms(parameters.values()),
+            "displacement": norms(parameters[name] - start[name] for name in parameters),
+        }
+
+
+def _test(
+    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, data: Split
+) -> dict[str, Tensor]:
+    if len(data.test_inputs) == 0:
+        return {}
+
+    def score(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        outputs = functional_call(model, state, (data.test_inputs,))
+        found = {"test_loss": loss(outputs, data.test_targets)}
+        if not data.test_targets.is_floating_point():
+            right = outputs.argmax(-1) == data.test_targets
+            found["test_accuracy"] = right.to(outputs.dtype).mean()
+        return found
+
+    with torch.no_grad():
+        return vmap(score)(parameters)
+
+
+def _hold(
+    row: dict[str, Tensor], previous: dict[str, Tensor], stopped: list[Stop | None], step: int
+) -> dict[str, Tensor]:
+    """Keep the entries of the networks that stopped before this step as they were."""
+    for index, stop in enumerate(stopped):
+        if stop is not None and stop.step < step:
+            for key in row.keys() - {"step"}:
+                row[key] = row[key].index_copy(
+                    0, torch.tensor([index]), previous[key][index : index + 1]
+                )
+    return row
+
+
+def _bounds(max_norm: float | Sequence[float], networks: int) -> Tensor:
+    """Return the threshold of each network."""
+    bounds = torch.as_tensor(max_norm, dtype=torch.float64)
+    if bounds.shape not in {(), (networks,)} or not (bounds >= 0).all():
+        raise ValueError(
+            f"max_norm must be a number of at least 0 or one for each of {networks} models, "
+            f"got {max_norm!r}"
+        )
+    return bounds.expand(networks)
+
+
+def _clipped(gradients: dict[str, Tensor], bounds: Tensor) -> dict[str, Tensor]:
+    """Scale the gradient of each network, all its parameters together, to its bound at most."""
+    whole = norms(gradients.values()).norm(dim=1)
+    return {name: scaled(gradient, whole, bounds) for name, gradient in gradients.items()}
+
+
+def _update(
+    optimizer: torch.optim.Optimizer,
+    parameters: dict[str, Tensor],
+    gradients: dict[str, Tensor],
+    going: Tensor,
+) -> None:
+    held = None if going.all() else {k: p.detach().clone() for k, p in parameters.items()}
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:  # what is frozen stays as it is
+            parameter.grad = gradients[name].detach()
+    optimizer.step()
+    if held is not None:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter[~going] = held[name][~going]

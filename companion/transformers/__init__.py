@@ -1,0 +1,33 @@
+"""Blocks of transformers, with the norm before or after the sum, and attention alone."""
+
+from companion.transformers.blocks import (
+    FFN,
+    PLACES,
+    SCHEMES,
+    Attention,
+    Design,
+    Flow,
+    Sublayer,
+    Transformer,
+    flow,
+    networks,
+    predicted_flow,
+    rank_collapse,
+    token_spread,
+)
+
+__all__ = [
+    "FFN",
+    "PLACES",
+    "SCHEMES",
+    "Attention",
+    "Design",
+    "Flow",
+    "Sublayer",
+    "Transformer",
+    "flow",
+    "networks",
+    "predicted_flow",
+    "rank_collapse",
+    "token_spread",
+]

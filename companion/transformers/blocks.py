@@ -1,0 +1,478 @@
+"""Transformer blocks with the layer norm before or after the sum, and attention by itself.
+
+Post-LN is x ← N(x + F(x)), as transformers were first built; pre-LN is x ← x + F(N(x)), with one
+more norm at the end. F is attention and then a feed-forward network (FFN), by turns.
+
+Sources: Vaswani et al. (2017), arXiv 1706.03762; Xiong et al. (2020), arXiv 2002.04745; Radford et
+al. (2019), GPT-2; Dong et al. (2021), arXiv 2103.03404.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.utils import skip_init
+
+from companion import activations
+from companion._lib.arguments import non_negative, one_of, positive_integer
+from companion._lib.random import seed_list
+from companion._lib.stacking import norms, stack
+from companion.activations import Activation
+from companion.meanfield import chi, half_distance
+
+#: Where the layer norm stands: after the sum, before the branch, or nowhere.
+PLACES = ("post", "pre", "none")
+
+#: Weights of variance 2/(fan_in + fan_out); 1/fan_in, and 2/fan_in below an FFN's activation, so
+#: that a ReLU branch has variance 1; 0.02².
+SCHEMES = ("glorot", "unit", "gpt2")
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a transformer is built.
+
+    Attributes:
+        place: one of :data:`PLACES`.
+        layers: L, each of attention and an FFN: 2L branches.
+        width: units of each token's stream.
+        heads: of the attention; they share the width.
+        hidden: units of the FFN; None for four times the width.
+        activation: of the FFN.
+        scheme: one of :data:`SCHEMES`; biases start at 0.
+        attention_scale: factor on the first query weights. At 0 each token attends to all alike.
+        residual_scale: factor on the first weights that end a branch, a number; None for GPT-2's
+            1/√(2L).
+
+    Raises:
+        ValueError: if a value is out of range, or the heads do not share the width evenly.
+        TypeError: if a value is not of its type.
+
+    """
+
+    place: str
+    layers: int
+    width: int = 64
+    heads: int = 1
+    hidden: int | None = None
+    activation: str | Activation = "relu"
+    scheme: str = "glorot"
+    attention_scale: float = 1.0
+    residual_scale: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values, and that they go together."""
+        one_of("place", self.place, PLACES)
+        one_of("scheme", self.scheme, SCHEMES)
+        for name in ("layers", "width", "heads"):
+            positive_integer(name, getattr(self, name))
+        if self.hidden is not None:
+            positive_integer("hidden", self.hidden)
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide the width {self.width}, got {self.heads}")
+        activations.get(self.activation)
+        non_negative("attention_scale", self.attention_scale)
+        if self.residual_scale is not None:
+            non_negative("residual_scale", self.residual_scale)
+
+    @property
+    def ending(self) -> float:
+        """The factor on the first weights that end a branch."""
+        return (2 * self.layers) ** -0.5 if self.residual_scale is None else self.residual_scale
+
+    @property
+    def ffn_units(self) -> int:
+        """Units of the FFN."""
+        return self.hidden or 4 * self.width
+
+    def std(self, into: int, out: int, *, below_activation: bool = False) -> float:
+        """Return the standard deviation of a weight, but for ``residual_scale``."""
+        if self.scheme == "gpt2":
+            return 0.02
+        if self.scheme == "glorot":
+            return math.sqrt(2 / (into + out))
+        return math.sqrt((2 if below_activation else 1) / into)
+
+
+# ---------------------------------------------------------------- the modules
+
+
+class Attention(nn.Module):
+    """Softmax attention of every token to all; (…, tokens, width) to the same shape."""
+
+    def __init__(self, design: Design, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads, width = design.heads, design.width
+        std = design.std(width, width)
+        self.query = _linear(width, width, std * design.attention_scale, generator)
+        self.key = _linear(width, width, std, generator)
+        self.value = _linear(width, width, std, generator)
+        self.end = _linear(width, width, std * design.ending, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what each token gathers from all."""
+        q, k, v = (
+            part(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+            for part in (self.query, self.key, self.value)
+        )
+        weights = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1)
+        return self.end((weights @ v).transpose(-2, -3).flatten(-2))
+
+
+class FFN(nn.Module):
+    """W₂ φ(W₁ x), for each token by itself."""
+
+    def __init__(self, design: Design, generator: torch.Generator) -> None:
+        super().__init__()
+        width, hidden = design.width, design.ffn_units
+        std = design.std(width, hidden, below_activation=True)
+        self.begin = _linear(width, hidden, std, generator)
+        self.activation = activations.get(design.activation).module()
+        self.end = _linear(hidden, width, design.std(hidden, width) * design.ending, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return W₂ φ(W₁ x)."""
+        return self.end(self.activation(self.begin(x)))
+
+
+def _linear(into: int, out: int, std: float, generator: torch.Generator) -> nn.Linear:
+    linear = skip_init(nn.Linear, into, out, dtype=torch.float64)
+    # Drawn at every scale, 0 too, so that the other weights do not depend on it.
+    nn.init.normal_(linear.weight, generator=generator).detach().mul_(std)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class Sublayer(nn.Module):
+    """A branch with its skip and its norm: the place of the norm is the whole difference."""
+
+    def __init__(self, branch: nn.Module, design: Design) -> None:
+        super().__init__()
+        self.place = design.place
+        self.branch = branch
+        self.norm = _norm(design.width) if design.place != "none" else nn.Identity()
+
+    def extra_repr(self) -> str:
+        """Name what the modules do not show."""
+        return f"place={self.place}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + F(N(x)) for pre-LN, N(x + F(x)) for post-LN."""
+        if self.place == "pre":
+            return x + self.branch(self.norm(x))
+        return self.norm(x + self.branch(x))
+
+
+def _norm(width: int) -> nn.LayerNorm:
+    return nn.LayerNorm(width, dtype=torch.float64)
+
+
+class Transformer(nn.Module):
+    """Sublayers one after the other, and a reader of sequences around them if sizes are given."""
+
+    def __init__(
+        self, design: Design, reader: "tuple[int, int, int] | None", generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        branches = (Attention, FFN) * design.layers
+        self.tokens, self.embed, self.read = None, nn.Identity(), nn.Identity()
+        if reader is not None:
+            self.tokens, features, classes = reader
+            self.embed = _linear(features, design.width, features**-0.5, generator)
+            shape = (self.tokens, design.width)
+            start = torch.randn(shape, generator=generator, dtype=torch.float64)
+            self.positions = nn.Parameter(start)
+            self.read = _linear(design.width, classes, design.width**-0.5, generator)
+        self.sublayers = nn.Sequential(
+            *(Sublayer(branch(design, generator), design) for branch in branches)
+        )
+        self.final = _norm(design.width) if design.place == "pre" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, tokens, width) for that, or class scores for (…, tokens · features)."""
+        if self.tokens is None:
+            return self.final(self.sublayers(x))
+        x = self.embed(x.unflatten(-1, (self.tokens, -1))) + self.positions
+        return self.read(self.final(self.sublayers(x)).mean(-2))
+
+
+def networks(
+    design: Design,
+    *,
+    tokens: int | None = None,
+    features: int | None = None,
+    outputs: int | None = None,
+    seeds: int | Sequence[int] = 1,
+) -> list[Transformer]:
+    """Build transformers of one design, one for each seed, as ``training.train`` takes them.
+
+    Args:
+        design: of each.
+        tokens: with ``features`` and ``outputs``, makes classifiers of sequences that come as one
+            row, tokens · features long: embedding, learned positions, mean over the tokens at the
+            end. Without all three, transformers take and return (…, tokens, width).
+        features: numbers a token.
+        outputs: number of classes.
+        seeds: the seeds to draw, or how many, counting from 0.
+
+    Raises:
+        ValueError: if only some of the three are given.
+
+    Example:
+        >>> (model,) = networks(Design("pre", layers=1), tokens=8, features=8, outputs=10)
+        >>> tuple(model(torch.ones(3, 64, dtype=torch.float64)).shape)
+        (3, 10)
+
+    """
+    given = [tokens, features, outputs]
+    if given.count(None) not in (0, 3):
+        raise ValueError(
+            f"tokens, features and outputs come together or not at all, got {tokens}, {features} "
+            f"and {outputs}"
+        )
+    reader = None
+    if tokens is not None:
+        names = ("tokens", "features", "outputs")
+        reader = tuple(positive_integer(n, v) for n, v in zip(names, given, strict=True))
+    generators = [torch.Generator().manual_seed(seed) for seed in seed_list(seeds)]
+    return [Transformer(design, reader, generator) for generator in generators]
+
+
+# ---------------------------------------------------------------- measured and predicted
+
+
+class Flow(NamedTuple):
+    """What a transformer does at initialization.
+
+    Attributes:
+        mean_squares: (..., 2L + 1) of the stream's entries, before the first branch and after each.
+        ffn_gradients: (..., L) norm of the gradient with respect to the last weight of each FFN,
+            for an output gradient of variance 1, over the root of the number of tokens.
+
+    """
+
+    mean_squares: Tensor
+    ffn_gradients: Tensor
+
+
+def flow(
+    design: Design, *, tokens: int = 8, sequences: int = 4, seeds: int | Sequence[int] = 8
+) -> Flow:
+    """Measure the stream and the FFNs' gradients in random transformers, for normal inputs.
+
+    The gradient is normal at the output: past the last norm, where there is one.
+
+    Args:
+        design: of the transformers.
+        tokens: of each sequence.
+        sequences: for each transformer.
+        seeds: the seeds to draw, or how many, counting from 0; inputs have seeds of their own.
+
+    Returns:
+        A :class:`Flow` of float64 tensors (seeds, 2L + 1) and (seeds, L).
+
+    Example:
+        >>> found = flow(Design("pre", layers=3, width=16), seeds=2)
+        >>> tuple(found.mean_squares.shape), tuple(found.ffn_gradients.shape)
+        ((2, 7), (2, 3))
+
+    """
+    seeds = seed_list(seeds)
+    count = (positive_integer("sequences", sequences), positive_integer("tokens", tokens))
+    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seeds]
+    shape = (2, *count, design.width)
+    draws = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
+    inputs, output_gradients = torch.stack(draws, dim=1)
+    skeleton, parameters = stack(networks(design, seeds=seeds))
+
+    def run(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        squares = [x.square().mean()]
+        for index, sublayer in enumerate(skeleton.sublayers):
+            prefix = f"sublayers.{index}."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            x = functional_call(sublayer, own, (x,))
+            squares.append(x.square().mean())
+        return skeleton.final(x), torch.stack(squares)
+
+    outputs, squares = vmap(run)(parameters, inputs)
+    ends = [f"sublayers.{2 * layer + 1}.branch.end.weight" for layer in range(design.layers)]
+    gradients = torch.autograd.grad(outputs, [parameters[end] for end in ends], output_gradients)
+    return Flow(squares.detach(), norms(gradients) / math.sqrt(math.prod(count)))
+
+
+@dataclass
+class _Pair:
+    """Mean product of entries of one token with themselves, and with those of another token."""
+
+    square: float
+    overlap: float = 0.0
+
+    def scaled(self, by: float) -> "_Pair":
+        return _Pair(by * self.square, by * self.overlap)
+
+    def plus(self, other: "_Pair") -> "_Pair":
+        return _Pair(self.square + other.square, self.overlap + other.overlap)
+
+    def averaged(self, tokens: int) -> "_Pair":
+        """Return that of the mean over the tokens, which is the same for all of them."""
+        mean = (self.square + (tokens - 1) * self.overlap) / tokens
+        return _Pair(mean, mean)
+
+
+def predicted_flow(design: Design, *, tokens: int = 8) -> Flow:
+    """Predict what :func:`flow` measures in wide transformers that attend to all tokens alike.
+
+    How alike the tokens are is followed forward and, for their gradients, back: the mean over the
+    tokens keeps only what they have in common. A branch whose input has been divided by the root of
+    the stream's mean square q multiplies the squared gradient by f/q.
+
+    Args:
+        design: with an ``attention_scale`` of 0 (it is taken to be 0, and compares well with others
+            while the softmax is not sharp).
+        tokens: of each sequence.
+
+    Returns:
+        A :class:`Flow` of float64 tensors (2L + 1,) and (L,).
+
+    Source: Xiong et al. (2020), arXiv 2002.04745, who bound these gradients.
+
+    Example:
+        >>> unscaled = Design("pre", layers=3, scheme="unit")
+        >>> [round(q, 6) for q in predicted_flow(unscaled, tokens=1).mean_squares.tolist()]
+        [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+    """
+    tokens = positive_integer("tokens", tokens)
+    stream, squares, steps = _Pair(1.0), [1.0], []
+    for index in range(2 * design.layers):
+        step = _branch(design, index % 2 == 1, stream, tokens)
+        stream = stream.plus(step.output)
+        steps.append((step, stream.square))
+        if design.place == "post":
+            stream = stream.scaled(1 / stream.square)
+        squares.append(stream.square)
+    gradient = _Pair(1.0).scaled(1 / stream.square if design.place == "pre" else 1.0)
+    found = []
+    for index in reversed(range(2 * design.layers)):
+        step, total = steps[index]
+        if design.place == "post":
+            gradient = gradient.scaled(1 / total)
+        if index % 2:
+            both = step.hidden.square * gradient.square
+            both += (tokens - 1) * step.hidden.overlap * gradient.overlap
+            found.append(math.sqrt(design.width * design.ffn_units * both))
+        gradient = gradient.plus(step.back(gradient))
+    as_tensor = {"dtype": torch.float64}
+    return Flow(torch.tensor(squares, **as_tensor), torch.tensor(found[::-1], **as_tensor))
+
+
+class _Step(NamedTuple):
+    """A branch: what it gives, the FFN's hidden activations, and what it takes back."""
+
+    output: _Pair
+    hidden: _Pair
+    back: Callable[[_Pair], _Pair]
+
+
+def _branch(design: Design, ffn: bool, stream: _Pair, tokens: int) -> _Step:
+    within = 1 / stream.square if design.place == "pre" else 1.0
+    x = stream.scaled(within)
+    width, hidden = design.width, design.ffn_units
+    if not ffn:
+        gain = (width * design.std(width, width) ** 2 * design.ending) ** 2
+        both = x.averaged(tokens).scaled(gain)
+        return _Step(both, both, lambda g: g.averaged(tokens).scaled(gain * within))
+    begin = design.std(width, hidden, below_activation=True) ** 2
+    end = (design.std(hidden, width) * design.ending) ** 2
+    z = x.scaled(width * begin)
+    phi = activations.get(design.activation)
+    c = max(-1.0, min(1.0, z.overlap / z.square))
+    square = activations.gaussian_moments(phi, z.square).mean_square
+    a = _Pair(square, square - half_distance(c, z.square, phi))
+    slopes = _Pair(chi(z.square, phi, 1.0), chi(z.square, phi, 1.0, correlation=c))
+    straight = width * end * hidden * begin * within
+    return _Step(
+        a.scaled(hidden * end),
+        a,
+        lambda g: _Pair(straight * slopes.square * g.square, straight * slopes.overlap * g.overlap),
+    )
+
+
+# ---------------------------------------------------------------- attention alone
+
+
+def token_spread(x: Tensor) -> Tensor:
+    """Return how far tokens are from all being one: ‖X − mean token‖/‖X‖, from 0 to 1.
+
+    Args:
+        x: (…, tokens, width).
+
+    Source: Dong et al. (2021), arXiv 2103.03404, who take other norms.
+
+    Example:
+        >>> token_spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).item()
+        1.0
+
+    """
+    apart = x - x.mean(-2, keepdim=True)
+    return apart.flatten(-2).norm(dim=-1) / x.flatten(-2).norm(dim=-1)
+
+
+def rank_collapse(
+    *,
+    skip: bool,
+    layers: int = 12,
+    tokens: int = 16,
+    width: int = 32,
+    scale: float = 1.0,
+    seeds: int = 8,
+    seed: int = 0,
+) -> Tensor:
+    """Measure how soon attention without norms and FFNs makes all tokens alike.
+
+    A layer is X ← softmax(X W_q W_kᵀ Xᵀ/√width) X W_v, with X added to it or not. Where tokens
+    differ by little, the softmax is nearly even and their differences are multiplied by little
+    more than their own size: they vanish doubly exponentially.
+
+    Args:
+        skip: whether X is added.
+        layers: how many.
+        tokens: of the sequence.
+        width: of each token.
+        scale: width times the variance of each weight.
+        seeds: how many networks.
+        seed: of the draws.
+
+    Returns:
+        (seeds, layers + 1) the :func:`token_spread` of the inputs and after each layer.
+
+    Source: Dong et al. (2021), arXiv 2103.03404.
+
+    Example:
+        >>> bool((rank_collapse(skip=False, layers=5)[:, -1] < 1e-6).all())
+        True
+
+    """
+    size = (positive_integer("seeds", seeds), positive_integer("tokens", tokens))
+    width = positive_integer("width", width)
+    std = math.sqrt(non_negative("scale", scale) / width)
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x = draw(*size, width)
+    found = [token_spread(x)]
+    for _ in range(positive_integer("layers", layers)):
+        q, k, v = (x @ (std * draw(size[0], width, width)) for _ in range(3))
+        out = (q @ k.mT / math.sqrt(width)).softmax(-1) @ v
+        x = x + out if skip else out
+        found.append(token_spread(x))
+    return torch.stack(found, dim=-1)
+
+
+# ---------------------------------------------------------------- warmup

@@ -1,0 +1,187 @@
+"""Walks along the gradient against quadratics known exactly and torch's own descent."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import normal, same
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion import backprop
+from companion.data import Split, digits
+from companion.normalization import landscape
+
+KIND = pytest.mark.parametrize(
+    ("norm", "after"),
+    [("none", False), ("batch", False), ("layer", False), ("batch", True), ("layer", True)],
+)
+
+
+@KIND
+def test_networks_are_the_plain_ones_with_a_norm(norm: str, after: bool) -> None:
+    sizes = [5, 4, 3, 2]
+    model = landscape.networks(sizes, "tanh", norm=norm, after=after, seeds=[8])[0]
+    module = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}.get(norm)
+    hidden = [nn.Linear, *([nn.Tanh, module] if after else [module, nn.Tanh])]
+    expected = [kind for kind in [*hidden, *hidden, nn.Linear] if kind is not None]
+    assert [type(layer) for layer in model] == expected
+    plain = backprop.random_mlp(sizes, "tanh", scale=2.0, seeds=[8], bias=True).weights
+    found = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
+    for one, other in zip(found, plain, strict=True):
+        assert torch.equal(one, other[0])
+    assert not list(model.buffers())
+    assert model(normal(4, 5)).shape == (4, 2)
+
+
+def quadratic(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.squeeze(-1) - targets).square().mean() / 2
+
+
+def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
+    x, t, etas = normal(9, 4), normal(9, seed=1), [0.5, 0.1, 2.0]
+    torch.manual_seed(3)
+    models = [nn.Linear(4, 1, bias=False).double() for _ in range(3)]
+    found = landscape.along_gradient(models, x, t, step_sizes=etas, loss=quadratic)
+    assert found.step_sizes.tolist() == etas
+    hessian = x.T @ x / 9
+    for i, model in enumerate(models):
+        w = model.weight[0].detach()
+        g = x.T @ (x @ w - t) / 9
+        bend = hessian @ g
+        start = (x @ w - t).square().mean() / 2
+        same(found.loss[i], start)
+        same(found.gradient_norm[i], g.norm())
+        along = torch.stack([start - e * g @ g + e**2 / 2 * g @ bend for e in etas])
+        same(found.losses[i], along)
+        same(found.gradient_changes[i], found.step_sizes * bend.norm())
+        same(found.smoothness[i], bend.norm() / g.norm())
+        same(found.loss_range[i], along.max() - along.min())
+        same(found.gradient_range[i], 2.0 * bend.norm())
+        assert model.weight.grad is None
+
+
+def test_smoothness_is_the_largest_over_the_steps() -> None:
+    # A quartic bends more the further one goes, to a point: the largest quotient is at one step.
+    def quartic(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).pow(4).mean()
+
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, 2.0)
+    one, zero = torch.ones(1, 1).double(), torch.zeros(1, 1).double()
+    found = landscape.along_gradient([model], one, zero, step_sizes=[0.01, 0.1], loss=quartic)
+    quotients = [abs(4 * (2 - 32 * e) ** 3 - 32) / (32 * e) for e in (0.01, 0.1)]
+    assert found.smoothness.item() == pytest.approx(max(quotients))
+    assert found.gradient_range.item() == pytest.approx(
+        max(q * 32 * e for q, e in zip(quotients, (0.01, 0.1)))
+    )
+
+
+def small() -> Split:
+    data = digits()
+    return data._replace(
+        train_inputs=data.train_inputs[:200], train_targets=data.train_targets[:200]
+    )
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
+    models = landscape.networks([64, 8, 10], "tanh", norm=norm, seeds=2)
+    before = [p.clone() for model in models for p in model.parameters()]
+    data, kind = small(), {"step_sizes": [0.1, 0.3]}
+    found = landscape.landscapes(
+        models, data, learning_rate=0.2, steps=5, measure_every=2, batch_size=30, seed=4, **kind
+    )
+    after = [p for model in models for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    assert found.losses.shape == (3, 2, 2)
+    generator = torch.Generator().manual_seed(4)
+    walks = [torch.optim.SGD(model.parameters(), lr=0.2) for model in models]
+    for step in range(5):
+        rows = torch.randint(200, (2, 30), generator=generator)
+        for i, (model, walk) in enumerate(zip(models, walks, strict=True)):
+            batch = data.train_inputs[rows[i]], data.train_targets[rows[i]]
+            if step % 2 == 0:
+                alone = landscape.along_gradient([model], *batch, **kind)
+                for name in ("loss", "gradient_norm", "losses", "gradient_changes", "smoothness"):
+                    same(getattr(found, name)[step // 2, i], getattr(alone, name)[0])
+            walk.zero_grad()
+            functional.cross_entropy(model(batch[0]), batch[1]).backward()
+            walk.step()
+
+
+X = normal(4, 3)
+
+
+def walk(**kind: object) -> object:
+    models = landscape.networks([3, 2, 2])
+    return landscape.along_gradient(models, X, torch.tensor([0, 1, 1, 0]), **kind)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: landscape.networks([3, 2], norm="rms"), "norm must be one of"),
+        (lambda: walk(step_sizes=[]), "step_sizes needs at least one size above 0, got"),
+        (lambda: walk(step_sizes=[0.1, 0]), "step_sizes needs at least one size above 0"),
+        (lambda: walk(step_sizes=[-0.1]), "each of step_sizes must be finite and at least 0"),
+        (
+            lambda: landscape.along_gradient([], X, normal(3), step_sizes=[1.0]),
+            "models needs at least one",
+        ),
+    ],
+)
+def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# ---------------------------------------------------------------- what the layers below do
+
+
+@pytest.mark.parametrize(("norm", "layer"), [("none", 3), ("batch", 3), ("batch", 2)])
+def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, layer: int) -> None:
+    models = landscape.networks([64, 8, 7, 10], "tanh", norm=norm, seeds=2)
+    data, rate = small(), 0.7
+    kind = {"layer": layer, "learning_rate": rate, "steps": 3, "measure_every": 3}
+    found = landscape.covariate_shift(models, data, batch_size=30, seed=4, **kind)
+    assert found.inputs.shape == found.gradient.shape == (2, 2)
+    generator = torch.Generator().manual_seed(4)
+    for step in range(4):
+        rows = torch.randint(200, (2, 30), generator=generator)
+        for i, model in enumerate(models):
+            x, y = data.train_inputs[rows[i]], data.train_targets[rows[i]]
+            place = [j for j, part in enumerate(model) if isinstance(part, nn.Linear)][layer - 1]
+            model.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            before = model[place].weight.grad.clone()
+            entering = model[:place](x).detach()
+            torch.optim.SGD(model[:place].parameters(), lr=rate).step()
+            if step % 3 == 0:
+                moved = model[:place](x).detach().mean(0) - entering.mean(0)
+                same(found.inputs[step // 3, i], (moved.abs() / entering.std(0)).mean())
+                weight = model[place].weight
+                again = torch.autograd.grad(functional.cross_entropy(model(x), y), weight)[0]
+                same(found.gradient[step // 3, i], (again - before).norm() / before.norm())
+            torch.optim.SGD(model[place:].parameters(), lr=rate).step()
+
+
+def test_an_input_that_does_not_vary_is_left_out_of_the_shift() -> None:
+    model = landscape.networks([64, 4, 10], "relu", norm="none")[0]
+    alive = landscape.covariate_shift([model], small(), layer=2, learning_rate=0.1, steps=1)
+    with torch.no_grad():
+        for parameter in (model[0].weight, model[0].bias, model[2].weight):
+            # A fifth unit that is off.
+            rows = parameter.shape[0] if parameter is not model[2].weight else None
+            pad = torch.full_like(parameter[:1] if rows else parameter[:, :1], -1.0)
+            parameter.set_(torch.cat([parameter, pad], 0 if rows else 1))
+        model[0].weight[-1] = 0.0
+    found = landscape.covariate_shift([model], small(), layer=2, learning_rate=0.1, steps=1)
+    same(found.inputs, alive.inputs)
+
+
+@pytest.mark.parametrize("layer", [1, 4])
+def test_a_layer_without_one_below_is_refused(layer: int) -> None:
+    models = landscape.networks([64, 4, 4, 10])
+    with pytest.raises(ValueError, match=f"layer must be from 2 to 3, got {layer}"):
+        landscape.covariate_shift(models, small(), layer=layer, learning_rate=0.1)

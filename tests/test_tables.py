@@ -1,0 +1,80 @@
+"""Counts in words: every count has its words, and one more or less changes them only at an edge."""
+
+import pytest
+import torch
+from helpers import reproducible
+from hypothesis import given
+from hypothesis import strategies as st
+
+from companion.tables import band, share
+
+CASES = st.integers(1, 500)
+
+
+@reproducible
+@given(CASES, st.data())
+def test_a_band_holds_the_count_and_there_are_three(cases: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, cases))
+    low, to, high, of, total = band(hits, cases).split()
+    assert (to, of, int(total)) == ("to", "of", cases)
+    assert int(low) <= hits <= int(high)
+    every = [band(each, cases) for each in range(cases + 1)]
+    assert len(set(every)) <= 3
+    assert every == sorted(every, key=every.index)
+    turned = [band(cases - each, cases) for each in range(cases + 1)]
+    assert [len(set(every)), every.count(every[0])] == [len(set(turned)), turned.count(turned[0])]
+
+
+@pytest.mark.parametrize(
+    ("cases", "edges"), [(4, [1, 3]), (6, [1, 5]), (8, [2, 6]), (20, [5, 15])], ids=str
+)
+def test_the_edges_are_the_quarters(cases: int, edges: list[int]) -> None:
+    few, most = edges
+    assert band(few, cases) == f"0 to {few} of {cases}"
+    assert band(few + 1, cases) == band(most - 1, cases) == f"{few + 1} to {most - 1} of {cases}"
+    assert band(most, cases) == f"{most} to {cases} of {cases}"
+
+
+def test_cuts_of_ones_own_part_the_ranges() -> None:
+    cuts = (0.1, 0.5, 0.9)
+    ranges = ["0 to 5 of 50", "6 to 25 of 50", "26 to 44 of 50", "45 to 50 of 50"]
+    assert [band(hits, 50, cuts) for hits in (5, 6, 25, 26, 44, 45)] == [
+        ranges[k] for k in (0, 1, 1, 2, 2, 3)
+    ]
+
+
+def test_a_cut_in_decimals_is_what_it_says() -> None:
+    assert band(29, 100, (0.29,)) == "0 to 29 of 100"
+    assert band(55, 100, (0.55,)) == "55 to 100 of 100"
+
+
+@pytest.mark.parametrize("cuts", [(), (0.0,), (0.5, 0.5), (0.5, 0.2), (1.0,)], ids=str)
+def test_cuts_that_part_nothing_are_refused(cuts: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="cuts must rise from above 0 to below 1"):
+        band(1, 2, cuts)
+
+
+@reproducible
+@given(CASES, st.data())
+def test_a_share_is_said_in_the_nearest_tenth(cases: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, cases))
+    said = share(hits, cases)
+    assert (said == "all") == (hits == cases)
+    assert (said == "none") == (hits == 0)
+    tenths = {"all": 10, "none": 0, "nearly all": 10, "hardly any": 0}.get(said)
+    tenths = int(said.split()[1]) if tenths is None else tenths
+    assert abs(10 * hits / cases - tenths) <= 0.5
+
+
+def test_a_tensor_of_one_number_is_a_count() -> None:
+    assert band(torch.tensor(3), 4) == band(3, 4)
+    assert share(torch.tensor(3), 30) == share(3, 30) == "about 1 in 10"
+
+
+@pytest.mark.parametrize("function", [band, share])
+def test_a_count_that_cannot_be_is_refused(function: object) -> None:
+    for hits in (-1, -0.5, 8.5, 9):
+        with pytest.raises(ValueError, match=f"from 0 to 8, got {hits}"):
+            function(hits, 8)
+    with pytest.raises(ValueError, match="cases must be at least 1"):
+        function(0, 0)

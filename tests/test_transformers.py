@@ -1,0 +1,265 @@
+"""Transformer blocks against torch's, theory against measurement, and attention by itself."""
+
+import math
+
+import pytest
+import torch
+from helpers import four_errors, normal, same
+from torch import nn
+
+from companion import training
+from companion.data import digits
+from companion.training import adam_with_warmup
+from companion.transformers import (
+    Attention,
+    Design,
+    flow,
+    networks,
+    predicted_flow,
+    rank_collapse,
+    token_spread,
+)
+
+
+def torchs(model: nn.Module, design: Design) -> nn.Sequential:
+    """The same network of ``nn.TransformerEncoderLayer``, with the weights copied."""
+    layers = []
+    for index in range(design.layers):
+        layer = nn.TransformerEncoderLayer(
+            design.width, design.heads, design.ffn_units, dropout=0.0, activation="relu",
+            batch_first=True, norm_first=design.place == "pre", dtype=torch.float64,
+        )  # fmt: skip
+        attention, ffn = model.sublayers[2 * index : 2 * index + 2]
+        parts = [attention.branch.query, attention.branch.key, attention.branch.value]
+        with torch.no_grad():
+            layer.self_attn.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+            layer.self_attn.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        layer.self_attn.out_proj.load_state_dict(attention.branch.end.state_dict())
+        layer.linear1.load_state_dict(ffn.branch.begin.state_dict())
+        layer.linear2.load_state_dict(ffn.branch.end.state_dict())
+        layer.norm1.load_state_dict(attention.norm.state_dict())
+        layer.norm2.load_state_dict(ffn.norm.state_dict())
+        layers.append(layer)
+    return nn.Sequential(*layers, model.final)
+
+
+@pytest.mark.parametrize("place", ["pre", "post"])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_blocks_are_torchs(place: str, heads: int) -> None:
+    design = Design(place, layers=2, width=6, heads=heads, hidden=10)
+    (model,) = networks(design)
+    with torch.no_grad():
+        for index, parameter in enumerate(model.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=index))
+    x = normal(3, 5, 6, seed=99)
+    theirs = torchs(model, design)
+    same(model(x).detach(), theirs(x).detach())
+    model(x).pow(3).sum().backward()
+    theirs(x).pow(3).sum().backward()
+    same(model.sublayers[1].branch.end.weight.grad, theirs[0].linear2.weight.grad)
+
+
+def test_without_a_norm_branches_are_just_added() -> None:
+    (model,) = networks(Design("none", layers=1, width=6))
+    x = normal(2, 4, 6)
+    a = x + model.sublayers[0].branch(x)
+    same(model(x).detach(), (a + model.sublayers[1].branch(a)).detach())
+
+
+# ---------------------------------------------------------------- first weights
+
+
+@pytest.mark.parametrize(
+    ("scheme", "square", "begin", "end"),
+    [
+        ("glorot", 2 / 120, 2 / 100, 2 / 100),
+        ("unit", 1 / 60, 2 / 60, 1 / 40),
+        ("gpt2", 4e-4, 4e-4, 4e-4),
+    ],
+)
+def test_first_weights(scheme: str, square: float, begin: float, end: float) -> None:
+    design = Design("pre", 3, 60, 1, 40, scheme=scheme, attention_scale=0.5, residual_scale=None)
+    models = networks(design, seeds=4)
+    expected = {
+        "query": square / 4, "key": square, "value": square, "begin": begin, "end": end / 6,
+    }  # fmt: skip
+    for name, variance in expected.items():
+        draws = [
+            p.flatten()
+            for model in models
+            for full, p in model.named_parameters()
+            if full.endswith(f"{name}.weight") and (name != "end" or p.shape[1] == 40)
+        ]
+        squares = torch.cat(draws).detach().square() / variance
+        assert abs(squares.mean().item() - 1) < four_errors(squares) < 0.06
+    ends = torch.cat([model.sublayers[0].branch.end.weight.flatten() for model in models])
+    squares = 6 * ends.detach().square() / square
+    assert abs(squares.mean().item() - 1) < four_errors(squares) < 0.1
+    biases = [p for n, p in models[0].named_parameters() if "branch" in n and "bias" in n]
+    assert len(biases) == 18
+    assert not any(bias.any() for bias in biases)
+
+
+def test_attention_of_scale_0_is_a_mean_over_tokens() -> None:
+    attention = Attention(Design("pre", 1, 6, attention_scale=0.0), torch.Generator())
+    x = normal(2, 5, 6)
+    expected = attention.end(attention.value(x.mean(-2, keepdim=True))).expand(2, 5, 6)
+    same(attention(x).detach(), expected.detach())
+
+
+def test_scales_do_not_change_the_other_draws() -> None:
+    for change in ({"attention_scale": 0.0}, {"residual_scale": 0.0}):
+        one, other = networks(Design("pre", 2, 6))[0], networks(Design("pre", 2, 6, **change))[0]
+        changed = "query" if "attention_scale" in change else "end"
+        for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
+            assert (changed in name and "weight" in name) != torch.equal(p, q)
+
+
+# ---------------------------------------------------------------- predicted against measured
+
+
+def test_the_flow_is_autograds() -> None:
+    design = Design("pre", layers=2, width=6)
+    found = flow(design, tokens=3, sequences=2, seeds=[4])
+    (model,) = networks(design, seeds=[4])
+    generator = torch.Generator().manual_seed(4 + 2**31)
+    x, g = torch.randn(2, 2, 3, 6, generator=generator, dtype=torch.float64)
+    model(x).backward(g)
+    for layer in range(2):
+        gradient = model.sublayers[2 * layer + 1].branch.end.weight.grad.norm() / math.sqrt(6)
+        same(found.ffn_gradients[0, layer], gradient)
+    for index in range(5):
+        same(found.mean_squares[0, index], x.square().mean())
+        x = model.sublayers[index](x).detach() if index < 4 else x
+
+
+@pytest.mark.parametrize("place", ["pre", "post", "none"])
+@pytest.mark.parametrize("tokens", [1, 6])
+def test_transformers_do_what_is_predicted(place: str, tokens: int) -> None:
+    design = Design(
+        place, 3, 96, hidden=150, attention_scale=0.0, scheme="unit", residual_scale=0.8,
+    )  # fmt: skip
+    found = flow(design, tokens=tokens, sequences=24 // tokens, seeds=16)
+    expected = predicted_flow(design, tokens=tokens)
+    # A finite width is some 2/n short in each branch.
+    short = 2 * 6 / design.width
+    pairs = [(found.mean_squares, expected.mean_squares)]
+    pairs.append((found.ffn_gradients**2, expected.ffn_gradients**2))
+    for sample, wanted in pairs:
+        error = 4 * sample.std(0) / 4 + short * wanted
+        assert ((sample.mean(0) - wanted).abs() <= error).all()
+    assert (found.ffn_gradients.std(0) < 0.3 * found.ffn_gradients.mean(0)).all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
+def test_tokens_in_common_are_followed(activation: str) -> None:
+    # After attention to all alike, tokens differ only by what the skip has kept.
+    design = Design("none", 2, 96, activation=activation, attention_scale=0.0, scheme="unit")
+    found = flow(design, tokens=4, sequences=6, seeds=16)
+    expected = predicted_flow(design, tokens=4)
+    sample = found.mean_squares[:, -1]
+    allowed = four_errors(sample) + 8 / 96 * expected.mean_squares[-1]
+    assert (sample.mean() - expected.mean_squares[-1]).abs() <= allowed
+    gradients = found.ffn_gradients[:, 0] ** 2
+    allowed = four_errors(gradients) + 8 / 96 * expected.ffn_gradients[0] ** 2
+    assert (gradients.mean() - expected.ffn_gradients[0] ** 2).abs() <= allowed
+
+
+# ---------------------------------------------------------------- attention alone
+
+
+def test_token_spread_is_a_share_of_the_norm() -> None:
+    alike = torch.ones(3, 4)
+    assert token_spread(alike).item() == 0
+    x = normal(2, 5, 3) + 2
+    mean = x.mean(1, keepdim=True)
+    apart = ((x - mean) ** 2).sum((1, 2)) / (x**2).sum((1, 2))
+    same(token_spread(x), apart.sqrt())
+
+
+def test_attention_alone_is_a_softmax_over_keys() -> None:
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x = draw(1, 3, 4)
+    weights = [math.sqrt(2 / 4) * draw(1, 4, 4)[0] for _ in range(3)]
+    q, k, v = (x[0] @ w for w in weights)
+    scores = torch.exp(q @ k.T / 2)
+    out = scores @ v / scores.sum(1, keepdim=True)
+    found = rank_collapse(skip=False, layers=1, tokens=3, width=4, scale=2.0, seeds=1, seed=2)
+    same(found[0], torch.stack([token_spread(x[0]), token_spread(out)]))
+    added = rank_collapse(skip=True, layers=1, tokens=3, width=4, scale=2.0, seeds=1, seed=2)
+    same(added[0, 1], token_spread(x[0] + out))
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_warmup_rises_evenly_to_the_rate_and_stays() -> None:
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    update, before, moved = adam_with_warmup(0.1, 4)([weight]), 0.0, []
+    for _ in range(7):
+        weight.grad = torch.ones(1, dtype=torch.float64)
+        update.step()
+        moved.append(before - weight.item())
+        before = weight.item()
+    # Of a gradient that stays as it is, Adam makes steps as large as its rate.
+    assert moved == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1, 0.1], rel=1e-6)
+
+
+@pytest.mark.parametrize("place", ["pre", "post"])
+def test_a_transformer_learns_digits_by_their_rows(place: str) -> None:
+    models = networks(Design(place, 1, 16), tokens=8, features=8, outputs=10, seeds=2)
+    shuffled = normal(3, 64)
+    rows = shuffled.reshape(3, 8, 8) @ models[0].embed.weight.T + models[0].embed.bias
+    through = models[0].final(models[0].sublayers(rows + models[0].positions)).mean(1)
+    same(models[0](shuffled).detach(), models[0].read(through).detach())
+    record = training.train(
+        models, digits(), optimizer=adam_with_warmup(0.01, 10), steps=60, record_every=60,
+        progress=False,
+    )  # fmt: skip
+    assert (record.test_accuracy[-1] > 0.7).all()
+    positions = record.names.index("positions")
+    assert (record.displacement[-1, :, positions] > 0).all()
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"place": "sandwich"}, ValueError, "place must be one of .*got 'sandwich'"),
+        ({"scheme": "he"}, ValueError, "scheme must be one of"),
+        ({"layers": 0}, ValueError, "layers must be at least 1, got 0"),
+        ({"width": True}, TypeError, "width must be a whole number"),
+        ({"heads": 3}, ValueError, "heads must divide the width 64, got 3"),
+        ({"hidden": 0}, ValueError, "hidden must be at least 1, got 0"),
+        ({"activation": "step"}, ValueError, "activation"),
+        ({"attention_scale": -1}, ValueError, "attention_scale must be finite and at least 0"),
+        ({"residual_scale": math.nan}, ValueError, "residual_scale must be finite"),
+    ],
+)
+def test_bad_designs_are_refused(change: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Design(**({"place": "pre", "layers": 2} | change))
+
+
+def test_other_bad_arguments_are_refused() -> None:
+    design = Design("pre", 1, 4)
+    with pytest.raises(ValueError, match="come together or not at all, got 8, None"):
+        networks(design, tokens=8)
+    with pytest.raises(ValueError, match="features must be at least 1, got 0"):
+        networks(design, tokens=8, features=0, outputs=3)
+    with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
+        flow(design, tokens=0)
+    with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
+        predicted_flow(design, tokens=0)
+    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
+        rank_collapse(skip=True, layers=0)
+    with pytest.raises(ValueError, match="warmup must be at least 1, got 0"):
+        adam_with_warmup(0.1, 0)
+    with pytest.raises(ValueError, match="learning_rate must be finite and at least 0"):
+        adam_with_warmup(-0.1, 5)
