@@ -45,8 +45,8 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.
 CHECKS := test test-mutations test-marking test-kernels test-colab test-rounding calibration
 
 .DEFAULT_GOAL := help
-.PHONY: help assignments bench book calibration check-all clean lighthouse outputs screenshots serve stamp test test-colab \
-	test-kernels test-marking test-mutations test-pages test-rounding verdicts
+.PHONY: help assignments bench book calibration chapter check-all clean entries lighthouse outputs screenshots serve \
+	stamp test test-colab test-kernels test-marking test-mutations test-pages test-rounding verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -90,6 +90,7 @@ $(VENV)/.teach: $(VENV)/.test
 
 book: $(VENV)/.book ## build the book into _build/html
 	@$(BIN)/python book/_tools/verdicts.py --check
+	@$(BIN)/python book/_tools/entries.py --check
 	@$(BIN)/python book/_tools/build.py
 	@echo
 	@echo "The book is in _build/html: open _build/html/index.html, or run 'make serve'."
@@ -161,6 +162,12 @@ assignments: $(VENV)/.teach ## build each assignment for students, beside its ma
 
 verdicts: $(VENV)/.book ## write book/verdicts.md from the chapters
 	@$(BIN)/python book/_tools/verdicts.py
+
+entries: $(VENV)/.book ## write what README, introduction and teaching page say of each chapter
+	@$(BIN)/python book/_tools/entries.py
+
+chapter: $(VENV)/.book ## lay the files of a new chapter (NAME=precision TITLE="Precision: ..." AFTER=clipping)
+	@$(BIN)/python book/_tools/new_chapter.py $(if $(AFTER),--after $(AFTER)) "$(NAME)" "$(TITLE)"
 
 stamp: $(VENV)/.book ## write the address and release everywhere (REPOSITORY=https://github.com/you/name RELEASE=v1.0)
 	@$(BIN)/python book/_tools/stamp.py $(if $(REPOSITORY)$(RELEASE),"$(REPOSITORY)" "$(RELEASE)")

@@ -3,8 +3,9 @@
 The zoo's architectures are split in two, row by row, and so are the seeds. Thresholds and the
 confidence are fitted on one half of the architectures at the first seeds; the figures are those of
 the other half of the architectures at the other seeds. `--fit` prints the table that belongs into
-companion/diagnosis.py. A run that shows anything but what it should, or what is listed here, is an
-error; `make calibration SAMPLE=2` looks for such in as many runs as two minutes have room for.
+companion/diagnosis/rules.py. A run that shows anything but what it should, or what is listed here,
+is an error; `make calibration SAMPLE=2` looks for such in as many runs as two minutes have room
+for.
 """
 
 import math

@@ -1,12 +1,13 @@
 """The machinery of tests/mutations.py: break a copy of the package, and see a test fail."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,42 @@ class Mutation(NamedTuple):
     new: str
     test: str
     """A pytest node id, `tests/test_backprop.py::test_delta`."""
+
+
+def marks(function: ast.FunctionDef) -> Iterator[tuple[list[str], str | None]]:
+    """The arguments of each mark `pytest.mark.breaks` of a test, and its case."""
+    for mark in function.decorator_list:
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.breaks":
+            options = {each.arg: ast.literal_eval(each.value) for each in mark.keywords}
+            yield [ast.literal_eval(each) for each in mark.args], options.get("case")
+
+
+def mutations(root: Path) -> Iterator[Mutation]:
+    """What the tests of a repository are marked with, in the order in which they stand."""
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                test = f"{path.relative_to(root).as_posix()}::{node.name}"
+                for arguments, case in marks(node):
+                    yield Mutation(*arguments, f"{test}[{case}]" if case else test)
+
+
+def whereabouts(mutation: Mutation, root: Path) -> str:
+    """The innermost function or class in which a mutation is made, as Python names it."""
+    path = root / mutation.file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    at = text[: text.find(mutation.old) + 1].count("\n") + 1
+    inside: list[str] = []
+    nodes = ast.parse(text).body
+    while nodes:
+        node = nodes.pop(0)
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        start = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+        if start <= at <= node.end_lineno:
+            inside.append(node.name)
+            nodes = list(node.body)
+    return ".".join(inside) or "module"
 
 
 class MutationError(AssertionError):
@@ -93,17 +130,24 @@ def check_baseline(tests: Sequence[str], root: Path, to: Path, package: str = "c
         raise MutationError(f"the tests do not pass unbroken:\n{done.output}")
 
 
+def broken(mutation: Mutation, root: Path) -> str:
+    """The text of the file with the mutation in it; an error if it cannot be made there."""
+    path = root / mutation.file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = text.count(mutation.old)
+    if found != 1:
+        raise MutationError(
+            f"{mutation.file} has {found} times, not once: {mutation.old!r} ({mutation.test})"
+        )
+    if mutation.old == mutation.new:
+        raise MutationError(f"{mutation.file}: the mutation changes nothing ({mutation.test})")
+    return text.replace(mutation.old, mutation.new)
+
+
 def check(mutation: Mutation, root: Path, to: Path) -> None:
     """Require that the mutation can be made in a copy, and that its test then fails there."""
     copy(root, to)
-    path = to / mutation.file
-    text = path.read_text(encoding="utf-8")
-    found = text.count(mutation.old)
-    if found != 1:
-        raise MutationError(f"{mutation.file} has {found} times, not once: {mutation.old!r}")
-    if mutation.old == mutation.new:
-        raise MutationError(f"{mutation.file}: the mutation changes nothing")
-    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    (to / mutation.file).write_text(broken(mutation, root), encoding="utf-8")
     done = run(to, [mutation.test])
     # 1 is "tests failed"; a test that is not found, or a module that does not import, is another.
     if done.returncode != 1 or not re.search(r"^\d+ failed", done.output, re.MULTILINE):

@@ -80,11 +80,15 @@ def test_what_is_wrong_with_a_value_is_said(
     assert complaint is None or complaints[0].startswith(complaint)
 
 
+@pytest.mark.breaks(
+    "companion/checks.py", 'PASSED = "visible checks passed"', 'PASSED = "all tests passed"'
+)
 def test_a_report_never_says_that_all_is_right() -> None:
     assert repr(checks.report([], [])) == "visible checks passed"
     assert repr(checks.report(["one"], [], ["two"])) == "✗ one\n✗ two"
 
 
+@pytest.mark.breaks("companion/checks.py", "student_id.strip().lower()", "student_id.strip()")
 def test_a_students_numbers_are_their_own_and_stay_so() -> None:
     seeds = {checks.seed(f"s{number}", name) for number in range(500) for name in "ab"}
     assert len(seeds) == 1000

@@ -52,6 +52,11 @@ def degrees(u: Tensor, v: Tensor) -> float:
     return math.degrees(math.acos(min(1.0, (u @ v / (u.norm() * v.norm())).item())))
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "max_norm / (_norm(gradients, kind) + 1e-6)",
+    "max_norm / _norm(gradients, kind)",
+)
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("kind", [1.0, 2.0, 3.5, math.inf])
 def test_clipping_by_norm_is_torchs(size: float, kind: float) -> None:
@@ -75,6 +80,11 @@ def test_clipping_by_value_is_torchs(bound: float) -> None:
     assert clip.clipped == (bound < 10)
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "apart, along = _norm(u - v for u, v in pairs), _norm(u + v for u, v in pairs)",
+    "apart, along = max((_norm([u - v]), _norm([u + v])) for u, v in pairs)",
+)
 def test_the_angle_is_that_of_all_parameters_as_one_vector() -> None:
     # Each of the two tensors keeps its own direction; together they are turned.
     parameters = with_gradients(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.3]))
@@ -83,11 +93,21 @@ def test_the_angle_is_that_of_all_parameters_as_one_vector() -> None:
     assert clip.factor == pytest.approx(math.hypot(1, 0.3) / math.hypot(5, 0.3), rel=1e-5)
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "return math.degrees(2 * math.atan2(apart, along))",
+    "return math.degrees(math.acos(max(-1.0, 1 - apart**2 / 2)))",
+)
 def test_small_angles_are_not_rounded_away() -> None:
     (w,) = with_gradients(torch.tensor([1.0, 1e-9], dtype=torch.float64))
     assert clip_value_(w, 0.5).angle == pytest.approx(math.degrees(1e-9), rel=1e-6)
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "    for group in listed:\n            _scale_(group, bound, kind)",
+    "    _scale_(together, bound, kind)",
+)
 def test_groups_are_clipped_each_by_its_own_norm() -> None:
     parameters = three(10.0)
     optimizer = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}], lr=0.1)
@@ -99,6 +119,7 @@ def test_groups_are_clipped_each_by_its_own_norm() -> None:
         torch.testing.assert_close(parameters[index].grad, expected, rtol=1e-10, atol=0)
 
 
+@pytest.mark.breaks("companion/clipping/clips.py", "min(1.0, max_norm /", "(max_norm /")
 def test_a_group_below_the_threshold_is_left_alone() -> None:
     small, large = with_gradients(torch.tensor([0.3]), torch.tensor([30.0]))
     clip_group_norms_([[small], [large]], 1.0)
@@ -113,6 +134,16 @@ def test_a_parameter_stands_in_one_group() -> None:
 
 
 # A unit is a row, a filter, or a whole vector; written out entry by entry.
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "_unit_norms(parameter.detach()).clamp(min=eps)",
+    "_unit_norms(parameter.detach())",
+)
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "tuple(range(1, tensor.dim())) or None",
+    "tuple(range(tensor.dim() - 1)) or None",
+)
 def test_adaptive_clipping_is_by_unit() -> None:
     parameters = three(0.1)
     with torch.no_grad():
@@ -147,6 +178,11 @@ def test_a_unit_of_no_gradient_stays_so() -> None:
 
 
 # torch divides by a norm that overflowed to infinity, and leaves zeros.
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "torch.linalg.vector_norm(t, kind, dtype=torch.float64) for",
+    "torch.linalg.vector_norm(t, kind) for",
+)
 @pytest.mark.parametrize(
     ("dtype", "size"), [(torch.float32, 1e30), (torch.float16, 4e4), (torch.bfloat16, 1e30)]
 )
@@ -162,6 +198,11 @@ def test_a_norm_its_type_cannot_hold_is_clipped_all_the_same(
     assert clip.norm == pytest.approx(10 * gradient[0].item(), rel=1e-6)
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "not parameter.grad.isfinite().all()",
+    "parameter.grad.isnan().any()",
+)
 @every
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_what_is_not_finite_raises_and_changes_nothing(
@@ -175,6 +216,11 @@ def test_what_is_not_finite_raises_and_changes_nothing(
     torch.testing.assert_close(flat(parameters), before, equal_nan=True, rtol=0, atol=0)
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py",
+    "            parameter.grad = None\n",
+    "            parameter.grad.zero_()\n",
+)
 @every
 def test_a_skipped_step_moves_nothing_not_even_momentum(clip: Callable[..., Clip]) -> None:
     parameters = three()
@@ -261,6 +307,9 @@ def test_the_threshold_proposed_clips_at_most_the_share_asked(
     assert sum(norm > threshold for norm in norms) <= share * (len(norms) - 1) + 1e-6
 
 
+@pytest.mark.breaks(
+    "companion/clipping/clips.py", "(seen.numel() - 1) * (1 - share)", "(seen.numel() - 1) * share"
+)
 def test_the_threshold_is_a_quantile() -> None:
     norms = torch.arange(1.0, 102.0)
     assert propose_threshold(norms) == 91

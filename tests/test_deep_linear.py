@@ -15,6 +15,11 @@ from companion import deep_linear, products
 MODE = {"s": st.floats(0.1, 5), "share": st.floats(1e-3, 0.9)}
 
 
+@pytest.mark.breaks(
+    "companion/deep_linear.py",
+    "torch.exp(-2 * singular_value * time)",
+    "torch.exp(-singular_value * time)",
+)
 @reproducible
 @given(**MODE)
 def test_modes_solve_their_equation(s: float, share: float) -> None:
@@ -44,6 +49,18 @@ def test_a_mode_starts_between_zero_and_its_end(start: float) -> None:
         deep_linear.mode_strength(torch.zeros(1), 2.0, start)
 
 
+@pytest.mark.breaks(
+    "companion/deep_linear.py",
+    "gradients.append(delta @ under.mT)",
+    "gradients.append(delta @ under)",
+    case="networks0-sizes1",
+)
+@pytest.mark.breaks(
+    "companion/deep_linear.py",
+    "delta = weight.mT @ delta",
+    "delta = weight @ delta",
+    case="networks0-sizes1",
+)
 @pytest.mark.parametrize("sizes", [RECTANGULAR, SQUARE, (3, 2)])
 @pytest.mark.parametrize("networks", [(), (2,)])
 def test_gradients_are_autograds(sizes: tuple[int, ...], networks: tuple[int, ...]) -> None:
@@ -77,6 +94,9 @@ def test_learning_is_gradient_descent() -> None:
     assert found.shape == (4, 2, 5, 4)
 
 
+@pytest.mark.breaks(
+    "companion/deep_linear.py", "dtype=torch.float64) / depth", "dtype=torch.float64)"
+)
 @pytest.mark.parametrize("start", deep_linear.STARTS)
 def test_steps_are_the_first_below_the_fraction(start: str) -> None:
     n, depth, rates, options = 6, 3, [0.3, 1.0, 50.0], {"steps": 120, "seeds": 2}

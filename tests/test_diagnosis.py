@@ -163,6 +163,11 @@ def test_what_is_upstream_comes_first(first: str, then: str) -> None:
     assert then in found
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/rules.py",
+    "if findings and rule.fault in BY_EXCLUSION:",
+    "if findings and rule.fault in ():",
+)
 @pytest.mark.parametrize("first", ["unscaled inputs", "exploding", "vanishing"])
 def test_a_rate_is_blamed_only_where_nothing_is_upstream(first: str) -> None:
     found = [finding.fault for finding in diagnose(ill(first, "learning rate too high")).findings]
@@ -192,6 +197,9 @@ def test_without_a_target_a_loss_that_hardly_fell_leaves_half_a_doubt() -> None:
     assert diagnose(made()).confidence > 0.8
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/rules.py", "margin(rule, found | known) for", "margin(rule, found) for"
+)
 def test_with_a_target_healthy_means_that_it_was_reached() -> None:
     odd = PLANTED["vanishing"]()
     assert diagnose(odd, target_loss=3.0).healthy
@@ -256,6 +264,11 @@ def test_sampling_more_seldom_does_not_matter(fault: str, times: int) -> None:
 # ---------------------------------------------------------------- features, one by one
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py",
+    "(x[j] - x[i])).quantile(0.5).item()",
+    "(x[j] - x[i])).mean().item()",
+)
 def test_a_slope_is_the_median_of_all_pairs() -> None:
     line = torch.arange(7, dtype=torch.float64) * -0.3 + 2
     assert features.robust_slope(line) == pytest.approx(-0.3)
@@ -266,6 +279,11 @@ def test_a_slope_is_the_median_of_all_pairs() -> None:
     assert math.isnan(features.robust_slope(line[:1]))
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py",
+    "robust_slope(profile) * (len(profile) - 1)",
+    "robust_slope(profile) * len(profile)",
+)
 def test_the_rise_of_delta_is_over_all_layers_at_the_first_sample() -> None:
     norms = profile(-0.5).clone()
     norms[1:] = 0.1
@@ -277,6 +295,11 @@ def test_the_rise_of_delta_is_over_all_layers_at_the_first_sample() -> None:
     assert features.delta_rise(made(delta_norms=lost)) == pytest.approx(2.5, abs=0.5)
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py",
+    "names = [layer.parameters[0] for",
+    "names = [layer.parameters[-1] for",
+)
 def test_update_ratios_are_those_of_matrices_that_learn() -> None:
     updates, weights = full(0.05, T, 2 * L), full(5.0, T, 2 * L)
     updates[:, 1::2], weights[:, 1::2] = 1.0, 0.0  # biases that start at zero
@@ -305,6 +328,10 @@ def test_sensitivity_is_of_the_last_matrix_relative_to_the_loss() -> None:
     assert calm.fault == "learning rate too low"
 
 
+@pytest.mark.breaks("companion/diagnosis/features.py", "len(loss) // 10)", "len(loss) // 2)")
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py", "_decades(variance) - 1)", "_decades(variance))"
+)
 def test_the_loss_is_read_from_its_first_to_its_settled_end() -> None:
     loss = torch.cat([full(100.0, 1), full(300.0, 50), full(1.0, 50)])
     log = made(loss=loss)
@@ -319,6 +346,7 @@ def test_the_loss_is_read_from_its_first_to_its_settled_end() -> None:
     assert features.net_fall(replace(log, output_variance=wide)) == pytest.approx(-1)
 
 
+@pytest.mark.breaks("companion/diagnosis/features.py", "tail.diff() / math.sqrt(2)", "tail.diff()")
 def test_roughness_is_that_about_the_trend() -> None:
     trend = torch.linspace(3, 1, 2000, dtype=torch.float64)
     noise = torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -328,6 +356,9 @@ def test_roughness_is_that_about_the_trend() -> None:
     assert rough == pytest.approx(0.1, abs=0.02)
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py", "if not len(reached) or stopped:", "if not len(reached):"
+)
 def test_a_zero_is_flushed_where_no_unit_is_dead() -> None:
     norms = full(0.1, T, L)
     norms[:, :3] = 0
@@ -337,6 +368,11 @@ def test_a_zero_is_flushed_where_no_unit_is_dead() -> None:
     assert features.flushed(made()) == 0
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py",
+    "log.slope_mean[sample, index] / _largest_slope(layer.activation)",
+    "log.slope_mean[sample, index]",
+)
 def test_steepness_is_of_flat_activations_relative_to_their_largest_slope() -> None:
     slopes = full(0.125, T, L)
     assert features.steepness(made("sigmoid", slope_mean=slopes)) == pytest.approx(0.5)
@@ -352,6 +388,11 @@ def test_inputs_are_judged_by_size_offset_and_spread() -> None:
     assert features.input_spread(log) == pytest.approx(2)
 
 
+@pytest.mark.breaks(
+    "companion/diagnosis/features.py",
+    "(log.non_finite.nan_to_num() > 0) & ~log.skipped.bool()",
+    "log.non_finite.nan_to_num() > 0",
+)
 def test_steps_that_were_skipped_break_nothing() -> None:
     bad = full(0.0, T)
     bad[3] = 7
@@ -389,6 +430,7 @@ def test_each_threshold_is_used_and_each_rule_is_short() -> None:
     assert all(scale > 0 for _, scale in THRESHOLDS.values())
 
 
+@pytest.mark.breaks("companion/diagnosis/rules.py", "return min(margins)", "return max(margins)")
 def test_margins_are_in_scales_of_the_weakest_condition() -> None:
     (rule,) = [r for r in RULES if r.fault == "vanishing"]
     threshold, scale = THRESHOLDS["vanishes"]

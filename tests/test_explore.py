@@ -46,6 +46,12 @@ def decoded(frame: Frame) -> Image.Image:
     return Image.open(io.BytesIO(frame.image)).convert("RGB")
 
 
+@pytest.mark.breaks(
+    "companion/explore.py",
+    "zip(grids, values, strict=True)",
+    "zip(reversed(grids), values, strict=True)",
+)
+@pytest.mark.breaks("companion/explore.py", "for f in frames[1:]", "for f in frames")
 def test_each_frame_is_what_draw_gives_for_its_values_the_last_slider_fastest() -> None:
     def paint(ax: Axes, red: int, green: int) -> str:
         ax.figure.set_facecolor((red / 255, green / 255, 1.0))
@@ -166,6 +172,11 @@ def test_the_bundle_has_the_view_the_page_and_a_line() -> None:
     assert set(bundle[VIEW]) == {"version_major", "version_minor", "model_id"}
 
 
+@pytest.mark.breaks(
+    "companion/explore.py",
+    "image.value, reading.value = frame.image, escape(frame.reading)",
+    "reading.value = escape(frame.reading)",
+)
 def test_moving_a_widget_draws_anew() -> None:
     drawn: list[tuple[int, int]] = []
 
@@ -192,6 +203,7 @@ def noisy(ax: Axes, x: int) -> str:
     return f"Noise {x}."
 
 
+@pytest.mark.breaks("companion/explore.py", "if size > LIMIT:", "if size > 1.5 * LIMIT:")
 def test_a_grid_is_stored_up_to_the_limit_and_refused_above(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,6 +37,11 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "fan_in, fan_out = tensor.shape[1] * field, tensor.shape[0] * field",
+    "fan_in, fan_out = tensor.shape[0] * field, tensor.shape[1] * field",
+)
 @reproducible
 @given(shape=st.lists(st.integers(1, 6), min_size=2, max_size=5))
 def test_fans_are_torchs(shape: list[int]) -> None:
@@ -44,6 +49,7 @@ def test_fans_are_torchs(shape: list[int]) -> None:
     assert initialization.fans(tensor) == nn.init._calculate_fan_in_and_fan_out(tensor)
 
 
+@pytest.mark.breaks("companion/initialization.py", "(fan_in + fan_out) / 2", "fan_in + fan_out")
 @reproducible
 @given(scale=st.floats(0, 1e3), fan_in=st.integers(1, 99), fan_out=st.integers(1, 99))
 def test_variance_is_scale_over_the_fan_named(scale: float, fan_in: int, fan_out: int) -> None:
@@ -53,6 +59,7 @@ def test_variance_is_scale_over_the_fan_named(scale: float, fan_in: int, fan_out
         assert found == pytest.approx(scale / size, rel=1e-14)
 
 
+@pytest.mark.breaks("companion/initialization.py", "bound = math.sqrt(3) * size", "bound = size")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("scheme", "options"),
@@ -92,6 +99,14 @@ def test_named_schemes_are_torchs(
     torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "std = math.sqrt(variance(scale, mode, fan_in, fan_out))",
+    "std = variance(scale, mode, fan_in, fan_out)",
+)
+@pytest.mark.breaks(
+    "companion/initialization.py", "wide = size / math.sqrt(TRUNCATED_VARIANCE)", "wide = size"
+)
 @pytest.mark.parametrize("mode", initialization.MODES)
 @pytest.mark.parametrize("distribution", initialization.DISTRIBUTIONS)
 def test_samples_have_the_variance_stated(mode: str, distribution: str) -> None:
@@ -182,6 +197,11 @@ def test_a_cut_normal_is_corrected_and_stays_inside_its_cut() -> None:
     assert cut * (1 - 1e-3) < weight.abs().max().item() <= cut * (1 + 1e-12)
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "drawn = torch.zeros(tensor.shape, dtype=dtype,",
+    "drawn = torch.zeros(tensor.shape, dtype=tensor.dtype,",
+)
 @pytest.mark.parametrize("distribution", initialization.DISTRIBUTIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_is_the_same_draw_rounded(distribution: str, dtype: torch.dtype) -> None:
@@ -215,6 +235,11 @@ def test_numbers_too_large_for_the_type_are_refused(distribution: str) -> None:
 # ---------------------------------------------------------------- the named schemes
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    'Scheme("he_normal",      2.0,     "fan_in", ',
+    'Scheme("he_normal",      2.0,     "fan_out",',
+)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("scheme", "torchs"),
@@ -251,6 +276,16 @@ def leaky(slope: float) -> activations.Activation:
     )
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "factor *= rectifier_scale(activation) / rectifier_scale(scheme.made_for)",
+    "factor *= rectifier_scale(activation)",
+)
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "return 2 / ends.square().sum().item()",
+    "return 2 / ends.abs().sum().item() ** 2",
+)
 @reproducible
 @given(slope=st.floats(-2, 2))
 def test_rectifiers_are_rescaled_by_torchs_gain(slope: float) -> None:
@@ -265,6 +300,11 @@ def test_rectifiers_are_rescaled_by_torchs_gain(slope: float) -> None:
         assert initialization.get(name, leaky(slope)) == SCHEMES[name]
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    'factor = non_negative("gain", gain) ** 2',
+    'factor = non_negative("gain", gain)',
+)
 def test_gain_multiplies_the_standard_deviation() -> None:
     for name in SCHEMES:
         doubled = draw(initialization.get(name, gain=2.0), 5, 8)
@@ -285,6 +325,11 @@ def test_entries_have_the_variance_that_a_scheme_says(shape: tuple[int, int]) ->
         assert abs(each.mean().item() - expected) < error, name
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "size = self.scale if orthogonal else",
+    "size = self.scale**2 if orthogonal else",
+)
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (6, 2, 3)])
 def test_orthogonal_means_rows_or_columns(shape: tuple[int, ...]) -> None:
     matrix = draw(initialization.get("orthogonal", gain=1.5), *shape).flatten(1)
@@ -332,6 +377,14 @@ def fans_of(module: nn.Module, name: str) -> tuple[int, int]:
     return found.fans
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py", "return weight.chunk(module.groups)", "return (weight,)"
+)
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "tuple(group.transpose(0, 1) for group in weight.chunk(module.groups))",
+    "tuple(group for group in weight.chunk(module.groups))",
+)
 @pytest.mark.parametrize(
     ("layer", "inputs"),
     [
@@ -358,6 +411,12 @@ def test_fans_count_the_inputs_of_an_output_and_the_outputs_of_an_input(
     assert fans_of(layer, "weight") == (fan_in, fan_out)
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "return weight.chunk(next(n for kind, n in GATES.items() if isinstance(module, kind)))",
+    "return (weight,)",
+)
+@pytest.mark.breaks("companion/initialization.py", "return weight.chunk(3)", "return (weight,)")
 @pytest.mark.parametrize(
     ("module", "name", "blocks", "fans"),
     [
@@ -430,6 +489,11 @@ def test_the_default_is_what_torch_draws_itself() -> None:
     torch.testing.assert_close(model.bias, expected.bias, rtol=1e-13, atol=0)
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py",
+    "scheme.scale / max(1, len(ends))",
+    "scheme.scale / max(1, len(ends) // 2)",
+)
 def test_gpt2_shrinks_what_ends_a_residual_branch() -> None:
     blocks = [nn.TransformerEncoderLayer(64, 4, 256) for _ in range(3)]
     model = nn.Sequential(nn.Embedding(50, 64, padding_idx=7), *blocks, nn.Linear(64, 50))
@@ -466,6 +530,9 @@ def test_keeping_a_layer_keeps_none_whose_name_begins_alike() -> None:
     assert [row.scheme for row in drawn.values()] == ["kept", "kept", "he_normal", "zeros"]
 
 
+@pytest.mark.breaks(
+    "companion/initialization.py", "if id(parameter) in seen:", "if parameter is None:"
+)
 def test_a_shared_parameter_is_drawn_once() -> None:
     one, two = nn.Linear(4, 4), nn.Linear(4, 4)
     two.weight = one.weight

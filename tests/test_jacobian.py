@@ -25,6 +25,26 @@ def by_torch(network: MLP, inputs: Tensor) -> Tensor:
     return torch.stack([torch.autograd.functional.jacobian(model, each) for each in inputs])
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "return product if from_output else product.mT",
+    "return product if from_output else product",
+)
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "slopes = [network.activation.slope(z) for z in cache.z[:-1]]",
+    "slopes = [network.activation.function(z) for z in cache.z[:-1]]",
+)
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "slopes = [network.activation.slope(z) for z in cache.z[:-1]]",
+    "slopes = [network.activation.slope(a) for a in cache.a[1:]]",
+)
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "return rows.flatten(2).transpose(0, 1)",
+    "return rows.flatten(2).movedim(0, -1)",
+)
 @EVERY
 @pytest.mark.parametrize("sizes", [RECTANGULAR, WIDENING, NARROWING, (4, 1, 4), (3, 2), (5, 5, 5)])
 @pytest.mark.parametrize("bias", [True, False])
@@ -38,6 +58,11 @@ def test_both_ways_are_torchs(activation: str, sizes: tuple[int, ...], bias: boo
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "return list(network.weights[::-1]), slopes[::-1]",
+    "return list(network.weights[::-1]), slopes",
+)
 @pytest.mark.parametrize("sizes", [WIDENING, NARROWING])
 @pytest.mark.parametrize("shared", [True, False])
 def test_stacked_networks_are_the_single_ones(sizes: tuple[int, ...], shared: bool) -> None:
@@ -63,6 +88,11 @@ def test_tiles_leave_nothing_out(tile: int, monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(jacobian.end_to_end(network, inputs), by_torch(network, inputs))
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "sizes[-1] * sum(areas[:-1]) <= sizes[0] * sum(areas[1:])",
+    "sizes[-1] * sum(areas[:-1]) >= sizes[0] * sum(areas[1:])",
+)
 @pytest.mark.parametrize("sizes", [WIDENING, NARROWING, (4, 9, 4), (5, 1, 4, 5)])
 def test_the_way_with_fewer_multiplications_is_taken(
     sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
@@ -123,6 +153,11 @@ class Mixing(nn.Module):
         return x + before / 2
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "for bit in bits for side in (0, 1)]",
+    "for bit in bits for side in (1,)]",
+)
 @pytest.mark.parametrize("shift", range(1, 6))
 @pytest.mark.parametrize("sign", [1, -1])
 def test_examples_that_depend_on_others_are_refused(shift: int, sign: int) -> None:
@@ -201,6 +236,14 @@ def diagonal(values: list[float]) -> MLP:
     return MLP((weight,), None, activations.get("identity"))
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "error = torch.finfo(dtype).eps * max(",
+    "error = torch.finfo(torch.float64).eps * max(",
+)
+@pytest.mark.breaks(
+    "companion/jacobian.py", "(values > error.unsqueeze(-1)).sum(-1)", "(values > 0).sum(-1)"
+)
 def test_the_rank_is_counted_in_the_precision_computed_in() -> None:
     network, inputs = diagonal([1e3, 1.0, 1e-8, 1e-17]), torch.ones(2, 4)
     assert jacobian.singular_values(network, inputs).resolved.tolist() == [3, 3]
@@ -225,6 +268,9 @@ def test_values_are_those_of_the_jacobian(dtype: torch.dtype) -> None:
 DEEP = [("identity", 1.0, 2), ("tanh", 1.5, 50), ("relu", 2.0, 50), ("tanh", 4.0, 30)]
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py", "* torch.finfo(value.dtype).eps", "* torch.finfo(torch.float64).eps"
+)
 @pytest.mark.parametrize(("activation", "scale", "depth"), DEEP)
 def test_the_error_is_what_rounding_does(activation: str, scale: float, depth: int) -> None:
     """In float32 the truth is known: it is what float64 gives for the same weights."""
@@ -260,6 +306,17 @@ def test_float32_resolves_less_than_half_of_a_deep_gaussian_product() -> None:
 # Lyapunov spectra.
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "stretch = torch.diagonal(r, dim1=-2, dim2=-1).abs()",
+    "stretch = torch.diagonal(r, dim1=-2, dim2=-1).clamp_min(0)",
+)
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "return logs / len(factors)",
+    "return logs / len(slopes)",
+    case="sizes0-tanh",
+)
 @EVERY
 @pytest.mark.parametrize("sizes", [(4, 6, 5, 7), (7, 5, 6, 4), (4, 4, 4), (3, 5), (5, 3)])
 def test_exponents_add_up_to_the_log_volume(activation: str, sizes: tuple[int, ...]) -> None:
@@ -293,6 +350,7 @@ def test_exponents_of_a_long_product_are_each_those_of_the_svd() -> None:
     torch.testing.assert_close(found, rates, rtol=0, atol=3 / 2000)
 
 
+@pytest.mark.breaks("companion/jacobian.py", "logs = logs + more", "logs = more")
 def test_exponents_hold_where_the_product_underflows() -> None:
     network = backprop.random_mlp([6] * 2001, "sigmoid", seeds=2)
     inputs = normal(3, 6)
@@ -318,6 +376,9 @@ def test_lost_directions_are_minus_infinity() -> None:
     assert found[3].tolist() == [-math.inf] * 3
 
 
+@pytest.mark.breaks(
+    "companion/jacobian.py", "return q * ~lost.unsqueeze(-2), stretch", "return q, stretch"
+)
 def test_directions_lost_at_one_layer_stay_lost() -> None:
     """Where one of two units is off, a last layer that turns cannot bring the direction back."""
     turn = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
@@ -335,6 +396,12 @@ def test_directions_lost_at_one_layer_stay_lost() -> None:
     assert logs.tolist() == [pytest.approx(math.log(2) / 2), -math.inf]
 
 
+@pytest.mark.breaks("companion/jacobian.py", "kept = range(n, 0, -1)", "kept = range(1, n + 1)")
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    "products.gaussian_lyapunov(m, scale * m / n)",
+    "products.gaussian_lyapunov(m, scale)",
+)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("n", [1, 5, 16])
 def test_gaussian_exponents(n: int, scale: float) -> None:
@@ -350,6 +417,7 @@ def test_gaussian_exponents(n: int, scale: float) -> None:
 # Ensembles.
 
 
+@pytest.mark.breaks("companion/jacobian.py", "MLP((*weights, top), None", "MLP((*weights,), None")
 def test_spectra_are_of_the_jacobian_with_the_last_activation() -> None:
     """By hand on one layer: D W with D the slopes at W a."""
     ensembles = [Ensemble("tanh", "gaussian", 1.5), Ensemble("relu", "orthogonal", 2.0)]
@@ -364,6 +432,12 @@ def test_spectra_are_of_the_jacobian_with_the_last_activation() -> None:
     assert 0 < (values[1] > 1).double().mean() < 1
 
 
+@pytest.mark.breaks("companion/jacobian.py", "squares.var(-1, correction=0)", "squares.var(-1)")
+@pytest.mark.breaks(
+    "companion/jacobian.py",
+    'squares = floating("values", values).square()',
+    'squares = floating("values", values)',
+)
 def test_spread_is_of_squares_and_relative() -> None:
     values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
     torch.testing.assert_close(jacobian.spread(values), torch.tensor([16 / 25, 0.0]).double())

@@ -48,6 +48,33 @@ def torchs(kind: str, state: State) -> object:
 # ---------------------------------------------------------------- cells
 
 
+@pytest.mark.breaks(
+    "companion/lstms/cells.py",
+    "i, f, g, o = (driven + from_state)",
+    "f, i, g, o = (driven + from_state)",
+    case="lstm-True",
+)
+@pytest.mark.breaks(
+    "companion/lstms/cells.py",
+    "i, f, g, o = (driven + from_state)",
+    "i, f, o, g = (driven + from_state)",
+    case="lstm-True",
+)
+@pytest.mark.breaks(
+    "companion/lstms/cells.py",
+    "(1 - z) * candidate + z * state.h",
+    "z * candidate + (1 - z) * state.h",
+    case="gru-True",
+)
+@pytest.mark.breaks(
+    "companion/lstms/cells.py", "+ r * from_h).tanh()", "+ from_h).tanh()", case="gru-True"
+)
+@pytest.mark.breaks(
+    "companion/lstms/cells.py",
+    "kept = outside[..., : -cell.hidden]",
+    "kept = 0 * outside[..., : -cell.hidden]",
+    case="gru-True",
+)
 @pytest.mark.parametrize("bias", [True, False])
 @KINDS
 def test_cells_are_torchs(kind: str, bias: bool) -> None:
@@ -134,6 +161,13 @@ def one_pass_each(model: nn.Module, x: Tensor, state: State, of: str, wrt: str) 
     return torch.stack(rows)
 
 
+@pytest.mark.breaks(
+    "companion/lstms/cells.py",
+    "return [straight[0] + through.view_as(straight[0]), *straight[1:]]",
+    "return [through.view_as(straight[0]), *straight[1:]]",
+    case="gru-h-h",
+)
+@pytest.mark.breaks("companion/lstms/cells.py", "*straight[1:]]", "*pulled[1:]]", case="lstm-c-c")
 @pytest.mark.parametrize(
     ("kind", "of", "wrt"),
     [
@@ -160,6 +194,9 @@ def test_through_time_is_a_pass_for_each_t(kind: str, of: str, wrt: str) -> None
     )
 
 
+@pytest.mark.breaks(
+    "companion/lstms/cells.py", "return torch.stack(norms[::-1])", "return torch.stack(norms)"
+)
 def test_time_runs_forward_and_ends_with_the_identity() -> None:
     # The first half of the steps shrinks the gradient, the second does not touch it.
     weight = torch.ones(1, 1, dtype=torch.float64)
@@ -206,6 +243,12 @@ def test_norms_beyond_the_type_are_zero_or_not_finite() -> None:
 # ---------------------------------------------------------------- the direct path
 
 
+@pytest.mark.breaks(
+    "companion/lstms/cells.py",
+    "torch.cat([keep, torch.ones_like(keep[:1])])",
+    "torch.cat([keep[1:], torch.ones_like(keep[:2])])",
+    case="lstm",
+)
 @GATED
 def test_the_direct_path_is_the_gradient_with_all_else_held(kind: str) -> None:
     model, x, state = module(kind), normal(T, 1, INPUTS, seed=50), state_of(kind)
@@ -266,6 +309,13 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.breaks(
+    "companion/lstms/cells.py", "parameter[units] = value", "parameter[units] = value / 2"
+)
+@pytest.mark.breaks(
+    "companion/lstms/cells.py", "parameter[units] = 0.0", "parameter[units] = value"
+)
+@pytest.mark.breaks("companion/lstms/cells.py", "parameter[units] = 0.0", "pass")
 @given(hidden=st.integers(1, 6), value=st.sampled_from([-3.0, 0.0, 1, 2.5]))
 @reproducible
 def test_the_forget_bias_is_the_sum_of_both_biases(hidden: int, value: float) -> None:
@@ -294,6 +344,10 @@ def test_a_forget_bias_does_what_it_says_to_torchs_own_lstm() -> None:
     assert after.item() == pytest.approx((1 / (1 + math.exp(-1))) ** 2, rel=1e-6)
 
 
+@pytest.mark.breaks(
+    "companion/lstms/cells.py", "_set_gate(model, 0, -bias)", "_set_gate(model, 0, bias)"
+)
+@pytest.mark.breaks("companion/lstms/cells.py", "max(1.0, length - 1.0)", "length + 1.0")
 @pytest.mark.parametrize("length", [2, 3, 100, 10_000])
 def test_chrono_memories_are_spread_up_to_the_length(length: int) -> None:
     hidden = 4000
@@ -318,6 +372,7 @@ def test_chrono_of_a_gru_sets_the_gate_that_keeps() -> None:
     assert gate(total, 0, 50).abs().max() <= 2 / math.sqrt(50)
 
 
+@pytest.mark.breaks("companion/lstms/cells.py", "parameter.split(model.hidden_size)", "[parameter]")
 @given(hidden=st.integers(1, 7), gain=st.sampled_from([0.0, 0.5, 1.0, 3]))
 @reproducible
 def test_orthogonal_is_so_in_every_gate(hidden: int, gain: float) -> None:

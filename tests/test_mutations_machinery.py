@@ -3,7 +3,16 @@
 from pathlib import Path
 
 import pytest
-from mutants import Mutation, MutationError, check, check_baseline
+from mutants import (
+    ROOT,
+    Mutation,
+    MutationError,
+    broken,
+    check,
+    check_baseline,
+    mutations,
+    whereabouts,
+)
 
 TEST = "tests/test_sum.py::test_add"
 GOOD = Mutation("companion/sums.py", "a + b", "a - b", TEST)
@@ -24,6 +33,46 @@ def root(tmp_path: Path) -> Path:
         "def test_type():\n    assert isinstance(add(2, 3), int)\n"
     )
     return root
+
+
+MARKED = """
+import pytest
+
+BREAKS = pytest.mark.breaks  # which is no mark on a test
+
+
+@pytest.mark.breaks("companion/sums.py", "a + b", "a - b")
+@pytest.mark.breaks("companion/sums.py", "  # sum\\n", "\\n", case="3-5")
+@pytest.mark.parametrize("b", [5])
+@pytest.mark.parametrize("a", [3])
+def test_add(a, b):
+    pass
+"""
+
+
+@pytest.mark.parametrize("mutation", list(mutations(ROOT)), ids=lambda m: f"{m.test}: {m.old}")
+def test_what_a_test_is_marked_with_can_be_broken(mutation: Mutation) -> None:
+    assert broken(mutation, ROOT)
+
+
+def test_marks_are_read_from_the_tests(root: Path) -> None:
+    (root / "tests" / "test_more.py").write_text(MARKED)
+    test = "tests/test_more.py::test_add"
+    assert list(mutations(root)) == [
+        Mutation("companion/sums.py", "a + b", "a - b", test),
+        Mutation("companion/sums.py", "  # sum\n", "\n", f"{test}[3-5]"),
+    ]
+
+
+def test_a_mutation_is_named_by_the_function_it_is_made_in(root: Path) -> None:
+    text = (
+        "X = 1\n\n\nclass A:\n    y = 2\n\n    @property\n    def z(self):\n        return 3\n\n\n"
+        "def f():\n    def g():\n        return 4\n\n    return 5\n"
+    )
+    (root / "companion" / "sums.py").write_text(text)
+    places = {"1": "module", "2": "A", "property": "A.z", "3": "A.z", "4": "f.g", "5": "f"}
+    for old, place in places.items():
+        assert whereabouts(GOOD._replace(old=old), root) == place
 
 
 def test_a_noticed_mutation_passes(root: Path, tmp_path: Path) -> None:

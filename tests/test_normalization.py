@@ -55,6 +55,20 @@ def parameters(
 # ---------------------------------------------------------------- against torch
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "root = (deviation.square().mean(dim, keepdim=True) + eps).sqrt()",
+    "root = (x.var(dim, keepdim=True) + eps).sqrt()",
+)
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "    if training:\n        dims",
+    "    if True:\n        dims",
+    case="False-shape0-0-0",
+)
+@pytest.mark.breaks(
+    "companion/normalization/norms.py", "dims = (0, *range(2, x.dim()))", "dims = (0,)"
+)
 @AFFINE
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2), (2, 3, 4, 5), (1, 3, 2), (2, 3), (5, 1)])
 @pytest.mark.parametrize("training", [True, False])
@@ -80,6 +94,19 @@ def test_batch_norm_is_torchs(
         assert torch.equal(found, before) != training
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "x_hat = standardize(_wide(x), range(-len(shape), 0), eps=eps)\n",
+    "x_hat = standardize(_wide(x), -1, eps=eps)\n",
+)
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "range(-len(shape), 0), eps=eps, centre=False)",
+    "range(-len(shape), 0), eps=eps)",
+)
+@pytest.mark.breaks(
+    "companion/normalization/norms.py", "return g * weight, (g * x_hat)", "return g, (g * x_hat)"
+)
 @AFFINE
 @pytest.mark.parametrize("trailing", [(3,), (2, 3), (4, 2, 3), (1,)])
 def test_layer_and_rms_norm_are_torchs(
@@ -96,6 +123,11 @@ def test_layer_and_rms_norm_are_torchs(
         compare(both(rms_norm), both(functional.rms_norm), [x, weight])
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "standardize(grouped, range(2, grouped.dim()), eps=eps)",
+    "standardize(grouped, (0, *range(2, grouped.dim())), eps=eps)",
+)
 @AFFINE
 @pytest.mark.parametrize("shape", [(3, 6), (2, 6, 3), (1, 6, 2, 4)])
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -175,6 +207,16 @@ def test_the_default_eps_are_torchs() -> None:
     same(rms_norm(x.float(), 4), functional.rms_norm(x.float(), (4,)), torch.float32)
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "(deviation.square().mean(dim, keepdim=True) + eps).sqrt()",
+    "deviation.square().mean(dim, keepdim=True).sqrt() + eps",
+)
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    '(var + non_negative("eps", eps)).sqrt()',
+    '(var.sqrt() + non_negative("eps", eps))',
+)
 def test_eps_stands_inside_the_root() -> None:
     x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     assert standardize(x, 0, eps=3.0).flatten().tolist() == [0.5, -0.5]
@@ -183,6 +225,14 @@ def test_eps_stands_inside_the_root() -> None:
     assert found.flatten().tolist() == [0.5, -0.5]
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py", "x.var(dims, correction=1)", "x.var(dims, correction=0)"
+)
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "running_mean.mul_(1 - momentum).add_(momentum *",
+    "running_mean.mul_(momentum).add_((1 - momentum) *",
+)
 def test_running_statistics_by_hand() -> None:
     x = torch.tensor([[1.0], [2.0], [6.0]], dtype=torch.float64)  # mean 3, sum of squares 14
     mean, var = torch.full((1,), 10.0).double(), torch.full((1,), 100.0).double()
@@ -196,6 +246,11 @@ def test_running_statistics_by_hand() -> None:
     assert only.item() == pytest.approx(3)
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    '        share = non_negative("momentum", momentum)\n',
+    '        share = 1 - non_negative("momentum", momentum)\n',
+)
 def test_a_lifetime_of_batches_is_torchs_module() -> None:
     module = nn.BatchNorm1d(3).double()
     mean, var = torch.zeros(3).double(), torch.ones(3).double()
@@ -227,6 +282,12 @@ CHECKED = {
 }
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "through_mean = g.mean(dim, keepdim=True) if centre else 0.0",
+    "through_mean = 0.0",
+    case="batch",
+)
 @pytest.mark.parametrize("name", CHECKED)
 def test_gradients_and_their_gradients_are_right(name: str) -> None:
     tensors = [
@@ -295,6 +356,11 @@ ORTHOGONAL = [
 ]
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "through_variance = x_hat * (g * x_hat).mean(dim, keepdim=True)",
+    "through_variance = 0.0",
+)
 @pytest.mark.parametrize(("norm", "shape", "dim"), ORTHOGONAL)
 def test_what_lies_along_1_and_the_input_does_not_pass(
     norm: Norm, shape: tuple[int, ...], dim: int | tuple[int, ...]
@@ -358,6 +424,11 @@ def test_eps_lets_a_share_of_the_input_through() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "manual_seed(seed + 2**31)\n        return torch.randn(output.shape",
+    "manual_seed(seed)\n        return torch.randn(output.shape",
+)
 def test_a_batch_of_two_passes_nothing() -> None:
     x = normal(2, 30)
     assert (standardize(x, 0).abs() - 1).abs().max() < 1e-14
@@ -425,6 +496,11 @@ def test_weight_residuals_are_cosines() -> None:
 # ---------------------------------------------------------------- noise of a batch
 
 
+@pytest.mark.breaks(
+    "companion/normalization/norms.py",
+    "root.square().mean().item()",
+    "(root.square().mean() * size / (size - 1)).item()",
+)
 @pytest.mark.parametrize("size", [2, 5, 64])
 def test_batch_noise_is_as_predicted(size: int) -> None:
     draws = 20_000

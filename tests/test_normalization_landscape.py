@@ -18,6 +18,12 @@ KIND = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "layers += [linear, phi, *units] if after else [linear, *units, phi]",
+    "layers += [linear, *units, phi]",
+    case="batch-True",
+)
 @KIND
 def test_networks_are_the_plain_ones_with_a_norm(norm: str, after: bool) -> None:
     sizes = [5, 4, 3, 2]
@@ -38,6 +44,21 @@ def quadratic(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.squeeze(-1) - targets).square().mean() / 2
 
 
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "other[name] - gradient[name] for name",
+    "other[name] for name",
+)
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "self.step_sizes * self.gradient_norm[..., None]",
+    "self.step_sizes",
+)
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "size * gradient[name] for name, p in",
+    "-size * gradient[name] for name, p in",
+)
 def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
     x, t, etas = normal(9, 4), normal(9, seed=1), [0.5, 0.1, 2.0]
     torch.manual_seed(3)
@@ -139,6 +160,11 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
 # ---------------------------------------------------------------- what the layers below do
 
 
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "mixed = parameters | {n: moved[n] for n in below}",
+    "mixed = moved",
+)
 @pytest.mark.parametrize(("norm", "layer"), [("none", 3), ("batch", 3), ("batch", 2)])
 def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, layer: int) -> None:
     models = landscape.networks([64, 8, 7, 10], "tanh", norm=norm, seeds=2)
@@ -166,6 +192,11 @@ def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, l
             torch.optim.SGD(model[place:].parameters(), lr=rate).step()
 
 
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "shift.where(spread > 0, torch.nan).nanmean(-1)",
+    "shift.nan_to_num().mean(-1)",
+)
 def test_an_input_that_does_not_vary_is_left_out_of_the_shift() -> None:
     model = landscape.networks([64, 4, 10], "relu", norm="none")[0]
     alive = landscape.covariate_shift([model], small(), layer=2, learning_rate=0.1, steps=1)

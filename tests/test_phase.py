@@ -49,6 +49,35 @@ def ratio_by_autograd(
     return math.log10(first.norm() / delta.norm())
 
 
+@pytest.mark.breaks(
+    "companion/phase.py",
+    "return torch.tensor(variances, dtype=torch.float64).sqrt(), depths",
+    "return torch.tensor(variances, dtype=torch.float64), depths",
+)
+@pytest.mark.breaks(
+    "companion/phase.py",
+    'shift = shift * math.sqrt(non_negative("bias_variance", bias_variance))',
+    'shift = shift * non_negative("bias_variance", bias_variance)',
+)
+@pytest.mark.breaks(
+    "companion/phase.py",
+    "here = [start] * depths.count(layer)",
+    "here = [start] * depths.count(layer + 1)",
+)
+@pytest.mark.breaks(
+    "companion/phase.py",
+    "slope = activation.slope(z[layer - 1])",
+    "slope = activation.slope(z[layer])",
+    case="tanh",
+)
+@pytest.mark.breaks(
+    "companion/phase.py", "ratios[:, joining] = torch.log10(", "ratios[:] = torch.log10("
+)
+@pytest.mark.breaks(
+    "companion/phase.py",
+    "examples)), dim=(-2, -1))",
+    "examples)), dim=-1).log().mean(-1).exp() * math.sqrt(examples)",
+)
 @pytest.mark.parametrize("activation", activations.ACTIVATIONS)
 def test_gradients_are_those_of_single_networks(activation: str) -> None:
     """In any order of the depths, with one of them asked for twice."""
@@ -109,6 +138,15 @@ def blobs(test: int = 400) -> Split:
     return Split(inputs[:60], labels[:60], inputs[60:], labels[60:])
 
 
+@pytest.mark.breaks(
+    "companion/phase.py",
+    'hidden = [positive_integer("width", width)] * (depth - 1)',
+    'hidden = [positive_integer("width", width)] * depth',
+)
+@pytest.mark.breaks("companion/phase.py", "    delta /= examples\n", "")
+@pytest.mark.breaks(
+    "companion/phase.py", "bias.copy_(math.sqrt(variance) * draws", "bias.copy_(variance * draws"
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", ["tanh", "relu"])  # slopes from the output, and from the input
 def test_training_is_torchs(name: str, dtype: torch.dtype) -> None:
@@ -138,6 +176,7 @@ def test_training_is_torchs(name: str, dtype: torch.dtype) -> None:
     assert len(expected.unique()) > 12, "few of these networks do equally well"
 
 
+@pytest.mark.breaks("companion/phase.py", "& outputs.isfinite().all(-1)", "& True")
 def test_a_network_that_blew_up_is_right_about_nothing() -> None:
     data = blobs()
     diagram = phase.trainability(
@@ -158,6 +197,11 @@ def of_rows(rows: list[list[float]], depths: list[int]) -> Diagram:
     return Diagram(torch.ones(len(rows)), torch.tensor(depths), values)
 
 
+@pytest.mark.breaks(
+    "companion/phase.py",
+    "after = below.to(torch.int64).argmax(1, keepdim=True)",
+    "after = (below.shape[1] - below.sum(1, keepdim=True))",
+)
 def test_depth_reached_is_where_the_line_first_crosses() -> None:
     rows = [
         [0.9, 0.7, 0.3, 0.1],  # half way between 20 and 40
@@ -183,6 +227,11 @@ def test_seeds_are_read_each_by_itself() -> None:
     torch.testing.assert_close(reached, torch.tensor([[1.5, 2.5]], dtype=torch.float64))
 
 
+@pytest.mark.breaks(
+    "companion/phase.py",
+    "field = diagram.values.quantile(0.5, dim=-1).T",
+    "field = diagram.values.mean(-1).T",
+)
 def test_picture_shows_the_median_with_depth_up() -> None:
     values = torch.tensor([[[0.0, 0.1, 1.0], [0.2, 0.2, 0.9]]] * 3, dtype=torch.float64)
     values[2] += 0.05

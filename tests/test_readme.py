@@ -1,4 +1,4 @@
-"""The README's promises that can be tried: its example runs, and its targets exist."""
+"""What the README and its neighbours promise and can be tried: examples run, targets exist."""
 
 import re
 from pathlib import Path
@@ -19,14 +19,24 @@ def test_the_example_runs(
     assert (tmp_path / "run.json").is_file()
 
 
-def test_the_targets_named_are_there() -> None:
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "book/_tools/CHAPTERS.md"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_targets_named_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z-]+)", README)) | set(
-        re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE)
-    )
-    assert named, "the README names no target"
+    named = {*re.findall(r"`make ([a-z-]+)", text), *re.findall(r"(?m)^make ([a-z-]+)", text)}
+    assert named, f"{name} names no target"
     assert named <= targets
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "CHANGELOG.md", "book/assignments/README.md"])
+def test_the_files_linked_are_there(name: str) -> None:
+    document = ROOT / name
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+    assert not [link for link in linked if not (document.parent / link).exists()]
 
 
 def test_each_chapter_is_listed() -> None:

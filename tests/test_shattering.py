@@ -11,11 +11,26 @@ from companion import shattering
 from companion.shattering import _mean_cosine
 
 
+@pytest.mark.breaks(
+    "companion/shattering.py",
+    "(unit.sum(-2).square().sum(-1) - count) / (count * (count - 1))",
+    "unit.sum(-2).square().sum(-1) / count**2",
+)
 def test_the_cosine_is_the_mean_over_pairs() -> None:
     vectors = torch.tensor([[1.0, 0.0], [0.0, 3.0], [1.0, 1.0]], dtype=torch.float64)
     assert _mean_cosine(vectors).item() == pytest.approx((0 + 2 * math.sqrt(0.5)) / 3)
 
 
+@pytest.mark.breaks(
+    "companion/shattering.py",
+    "factors.append(phi.slope(z[:, :compared]) / scale)",
+    "factors.append(phi.slope(z[:, :compared]))",
+)
+@pytest.mark.breaks(
+    "companion/shattering.py",
+    "factors.append(phi.slope(z[:, :compared]) / scale)",
+    "factors.append(phi.slope(x[:, :compared]) / scale)",
+)
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 def test_gradients_are_autograds(batch_norm: bool, residual: bool) -> None:

@@ -126,6 +126,19 @@ def assert_same_weights(models: list[nn.Module], others: list[nn.Module]) -> Non
             torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "[seed + i for i in range(len(models))]",
+    "[seed for i in range(len(models))]",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "norms(parameters[name] - start[name] for name in parameters)",
+    "norms(start[name] for name in parameters)",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py", "for step in bar(range(steps + 1)", "for step in bar(range(steps)"
+)
 @pytest.mark.parametrize(
     "optimizer", [sgd(0.1), sgd(0.05, momentum=0.9), adam(0.01)], ids=["sgd", "momentum", "adam"]
 )
@@ -151,6 +164,20 @@ def test_networks_train_as_each_would_alone(
     assert (record.displacement[1:] > 0).all()
 
 
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "                gradients = _clipped(gradients, bounds)\n"
+    "            _update(update, parameters, gradients, going)",
+    "                _update(update, parameters, gradients, going)\n"
+    "                gradients = _clipped(gradients, bounds)\n"
+    "            else:\n"
+    "                _update(update, parameters, gradients, going)",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "whole = norms(gradients.values()).norm(dim=1)",
+    "whole = norms(gradients.values()).norm() * torch.ones(len(norms(gradients.values())))",
+)
 def test_each_network_is_clipped_by_its_own_norm() -> None:
     models, others = ([mlp(seed) for seed in range(3)] for _ in range(2))
     options = {"optimizer": sgd(0.1), "steps": 4, "batch_size": None, "record_every": 4}
@@ -180,6 +207,11 @@ def test_each_network_may_have_its_own_threshold_and_seed() -> None:
     assert_same_weights(models, others)
 
 
+@pytest.mark.breaks(
+    "companion/training/optimizers.py",
+    "self.rates.to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))",
+    "self.rates.to(parameter.dtype)[0]",
+)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_each_network_may_have_its_own_learning_rate(momentum: float) -> None:
     rates, options = [0.3, 0.0, 0.01], {"steps": 4, "batch_size": 9}
@@ -196,6 +228,11 @@ def test_a_learning_rate_for_each_network_or_one_for_all(rates: list[float]) -> 
         train([mlp(0), mlp(1)], data(), optimizer=sgd(rates), steps=1)
 
 
+@pytest.mark.breaks(
+    "companion/_lib/stacking.py",
+    "torch.where(bounds.isinf(), 1.0, (bounds / (norms + 1e-6)).clamp(max=1.0))",
+    "(bounds / (norms + 1e-6)).clamp(max=1.0)",
+)
 def test_a_gradient_is_scaled_to_its_bound_or_left_alone() -> None:
     norms = torch.tensor([5.0, 0.5, 5.0, math.inf, 0.0])
     bounds = torch.tensor([1.0, 1.0, math.inf, math.inf, 1.0])
@@ -247,6 +284,7 @@ def test_convolutions_and_in_place_activations() -> None:
     assert record.layers == ("0", "3")
 
 
+@pytest.mark.breaks("companion/training/loop.py", "data.train_inputs[:2]", "data.train_inputs[:1]")
 def test_batch_norm_without_running_statistics() -> None:
     models, others = ([batch_normed(seed) for seed in range(2)] for _ in range(2))
     record = train(models, data(), optimizer=sgd(0.1), steps=STEPS, batch_size=9)
@@ -283,6 +321,17 @@ def quartic(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs**4).mean() + 0 * targets.sum()
 
 
+@pytest.mark.breaks("companion/training/loop.py", "parameter[~going] = held[name][~going]", "pass")
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "rows.append(row if not rows else _hold(row, rows[-1], stopped, step))",
+    "rows.append(row)",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "            if recording or stopping.any():\n",
+    "            if recording:\n",
+)
 @pytest.mark.parametrize("optimizer", [sgd(1e-3), sgd(1e-3, momentum=0.5)], ids=["sgd", "momentum"])
 def test_a_network_that_blows_up_stops_alone(
     optimizer: Callable[[Iterable], torch.optim.Optimizer],
@@ -407,6 +456,9 @@ def test_nothing_but_the_weights_changes() -> None:
         assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.breaks(
+    "companion/_lib/probing.py", "for handle in handles:", "for handle in handles[:0]:"
+)
 @pytest.mark.parametrize("fails_at", [0, 2])
 def test_hooks_are_removed_when_the_loss_raises(fails_at: int) -> None:
     model, calls = mlp(0), iter(range(99))
@@ -441,6 +493,7 @@ def other(**changes: object) -> nn.Sequential:
     )
 
 
+@pytest.mark.breaks("companion/_lib/stacking.py", " or repr(model) != repr(models[0])", "")
 @pytest.mark.parametrize(
     "changes", [{"width": 4}, {"middle": nn.ReLU()}, {"bias": False}, {"dtype": torch.float32}]
 )

@@ -43,6 +43,24 @@ def torchs(model: nn.Module, design: Design) -> nn.Sequential:
     return nn.Sequential(*layers, model.final)
 
 
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "return x + self.branch(self.norm(x))",
+    "return self.norm(x) + self.branch(self.norm(x))",
+    case="1-pre",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "return self.norm(x + self.branch(x))",
+    "return x + self.norm(self.branch(x))",
+    case="1-post",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "q @ k.mT / math.sqrt(q.shape[-1])",
+    "q @ k.mT / math.sqrt(x.shape[-1])",
+    case="2-pre",
+)
 @pytest.mark.parametrize("place", ["pre", "post"])
 @pytest.mark.parametrize("heads", [1, 2])
 def test_the_blocks_are_torchs(place: str, heads: int) -> None:
@@ -151,6 +169,11 @@ def test_transformers_do_what_is_predicted(place: str, tokens: int) -> None:
     assert (found.ffn_gradients.std(0) < 0.3 * found.ffn_gradients.mean(0)).all()
 
 
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "return _Pair(mean, mean)",
+    "return _Pair(self.square / tokens, self.square / tokens)",
+)
 @pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
 def test_tokens_in_common_are_followed(activation: str) -> None:
     # After attention to all alike, tokens differ only by what the skip has kept.
@@ -177,6 +200,11 @@ def test_token_spread_is_a_share_of_the_norm() -> None:
     same(token_spread(x), apart.sqrt())
 
 
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "(q @ k.mT / math.sqrt(width)).softmax(-1) @ v",
+    "(q @ k.mT / math.sqrt(width)).softmax(-2) @ v",
+)
 def test_attention_alone_is_a_softmax_over_keys() -> None:
     generator = torch.Generator().manual_seed(2)
 
@@ -197,6 +225,11 @@ def test_attention_alone_is_a_softmax_over_keys() -> None:
 # ---------------------------------------------------------------- training
 
 
+@pytest.mark.breaks(
+    "companion/training/optimizers.py",
+    "min(1.0, self.taken / self.warmup)",
+    "min(1.0, (self.taken - 1) / self.warmup)",
+)
 def test_warmup_rises_evenly_to_the_rate_and_stays() -> None:
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     update, before, moved = adam_with_warmup(0.1, 4)([weight]), 0.0, []

@@ -2,9 +2,9 @@
 
 `make stamp REPOSITORY=https://github.com/you/name RELEASE=v1.0` sets both in `_config.yml`, the
 one place where they are kept, and from there in the chapters and assignments, README.md,
-CITATION.cff, pyproject.toml, the companion's `__version__`, and the links from its modules to
-their chapters. Without the two it writes again what `_config.yml` says. Whatever else the files
-hold stays as it is.
+CONTRIBUTING.md, CITATION.cff, pyproject.toml, the companion's `__version__`, and the links from its
+modules to their chapters. Without the two it writes again what `_config.yml` says. Whatever else
+the files hold stays as it is.
 
 Links to Colab and Binder name the release's tag and not a branch: the notebook that opens is then
 the one that was checked with the companion that its first cell installs, and stays so when the
@@ -144,7 +144,8 @@ def stamped(new: Published, root: Path = ROOT) -> dict[Path, str]:
     site = f"{site}/" if site else new.site
     modules = [path for path in (root / "companion").rglob("*.py") if path not in edits]
     edits |= dict.fromkeys(modules, lambda text: module_text(text, site))
-    edits |= dict.fromkeys([root / "README.md", *pages], lambda text: relink(text, old, new))
+    documents = [root / "README.md", root / "CONTRIBUTING.md", *pages]
+    edits |= dict.fromkeys(documents, lambda text: relink(text, old, new))
     notebooks = [*chapter_files(root / "book"), *assignment_files(root / "book")]
     edits |= dict.fromkeys(notebooks, lambda text: notebook_text(text, old, new))
     texts = {}

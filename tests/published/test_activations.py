@@ -15,6 +15,11 @@ from companion.meanfield import Moments
 # P5. Lu, Shin, Su & Karniadakis (2019), arXiv 1903.06733.
 
 
+@pytest.mark.breaks(
+    "companion/activations/units.py",
+    '(0.5 ** positive_integer("width", width))',
+    '(0.5 / positive_integer("width", width))',
+)
 @pytest.mark.parametrize(("width", "depth"), [(3, 10), (4, 20), (2, 6), (6, 40)])
 def test_p5_networks_are_born_dead_as_often_as_the_formula_says(width: int, depth: int) -> None:
     share = activations.born_dead(width, depth, networks=8000).double()
@@ -118,6 +123,11 @@ def test_p7_gradients_shatter_as_the_mean_field_says(kind: str) -> None:
         assert four_errors(found) < 0.06
 
 
+@pytest.mark.breaks(
+    "companion/shattering.py",
+    "q, c, over = 1.0, -away / (1 - away), (length - covariance) * (1 - away)",
+    "q, c, over = 1.0, covariance / length, length",
+)
 def test_p7_as_published() -> None:
     halves = [0.5**depth for depth in range(1, 11)]
     assert predicted("batch norm").tolist() == pytest.approx(halves, rel=1e-12)

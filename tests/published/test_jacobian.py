@@ -52,6 +52,7 @@ def test_p11_gaussian_linear_spread_is_the_depth() -> None:
     assert abs(fourth.mean().item() - 1 - DEPTH) < 1 + four_errors(fourth)
 
 
+@pytest.mark.breaks("companion/jacobian.py", "fourth / second**2 - 1", "fourth / second - 1")
 @pytest.mark.parametrize("index", range(len(jacobian.ENSEMBLES)), ids=str)
 def test_p11_spreads_of_all_ensembles(index: int) -> None:
     ensemble = jacobian.ENSEMBLES[index]

@@ -60,6 +60,9 @@ class Liar(float):
     __hash__ = float.__hash__
 
 
+@pytest.mark.breaks(
+    "companion/teach/plain.py", "return float.__float__(value)", "return float(value)"
+)
 def test_a_lying_number_becomes_a_number() -> None:
     returned = there_and_back(Liar(9.0))
     assert type(returned) is float
@@ -95,6 +98,9 @@ def test_depth_has_a_limit() -> None:
         plain.encode(value)
 
 
+@pytest.mark.breaks(
+    "companion/teach/plain.py", "len(raw) != math.prod(shape) * dtype.itemsize or ", ""
+)
 @pytest.mark.parametrize(
     "data",
     [
