@@ -5,6 +5,8 @@ Chapter: https://YOUR_ACCOUNT.github.io/gradients-at-depth/activations.html
 
 from companion.activations.functions import (
     ACTIVATIONS,
+    SELU_ALPHA,
+    SELU_SCALE,
     SOFTPLUS_THRESHOLD,
     Activation,
     GaussianMoments,
@@ -28,6 +30,8 @@ from companion.activations.units import (
 
 __all__ = [
     "ACTIVATIONS",
+    "SELU_ALPHA",
+    "SELU_SCALE",
     "SOFTPLUS_THRESHOLD",
     "Activation",
     "GaussianMoments",
