@@ -241,12 +241,14 @@ def _stack(sizes: list[int], activation: str | Activation, std: Tensor, seeds: i
 
 
 def _as_type(network: MLP, dtype: torch.dtype) -> MLP:
+    assert network.biases is not None  # _stack draws them
     weights = tuple(weight.to(dtype) for weight in network.weights)
     return MLP(weights, tuple(bias.to(dtype) for bias in network.biases), network.activation)
 
 
 def _draw_biases(network: MLP, variance: float, seeds: int) -> None:
     generators = [torch.Generator().manual_seed(seed + 2**31) for seed in range(seeds)]
+    assert network.biases is not None  # _stack draws them
     for bias in network.biases:
         draws = torch.stack([_normal(g, bias.shape[-1]) for g in generators])
         bias.copy_(math.sqrt(variance) * draws.repeat(len(bias) // seeds, 1))
@@ -258,7 +260,9 @@ def _descend(network: MLP, inputs: Tensor, targets: Tensor, learning_rate: float
     It is :func:`companion.backprop.backward` with an update of each layer as the gradient passes,
     and with examples in columns: batched products of small matrices take half as long that way.
     """
-    phi, a, z = network.activation, [inputs.mT.contiguous()], []
+    assert network.biases is not None  # _stack draws them
+    phi, a = network.activation, [inputs.mT.contiguous()]
+    z: list[Tensor] = []
     for weight, bias in zip(network.weights, network.biases, strict=True):
         if z:
             a.append(phi.function(z[-1]))
@@ -270,7 +274,7 @@ def _descend(network: MLP, inputs: Tensor, targets: Tensor, learning_rate: float
     ones = delta.new_ones(len(delta), examples)  # a product with them is faster than sum(-1)
     for layer in range(len(z) - 1, -1, -1):
         weight, bias = network.weights[layer], network.biases[layer]
-        below = None
+        below = delta  # of the first layer it is not needed
         if layer:
             below = torch.bmm(weight.mT, delta)
             if phi.slope_from_output is None:

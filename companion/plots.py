@@ -5,7 +5,7 @@ white; the rendered book turns them over in dark mode.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def line_with_band(
     *,
     label: str | None = None,
     color: str | None = None,
-    **line: object,
+    **line: Any,  # noqa: ANN401
 ) -> "Axes":
     """Draw the median over seeds as a line and the 10th to 90th percentile as a band.
 

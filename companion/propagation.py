@@ -95,8 +95,10 @@ def predicted_variance(
     for (out, _into), square, length in zip(shapes[:0:-1], squares[:0:-1], outputs[-2::-1]):
         slope = gaussian_mean(lambda z: phi.slope(z) ** 2, length)
         deltas.insert(0, out * square * slope * deltas[0])
-    columns = [torch.tensor(column, dtype=torch.float64) for column in (inputs, outputs, deltas)]
-    return Variances(*columns, weight_gradients=columns[0] * columns[2])
+    entering, leaving, back = (
+        torch.tensor(column, dtype=torch.float64) for column in (inputs, outputs, deltas)
+    )
+    return Variances(entering, leaving, back, weight_gradients=entering * back)
 
 
 def _sizes(sizes: Sequence[int]) -> list[int]:
@@ -233,8 +235,8 @@ def network_variance(
         torch.stack([x.square().mean(-1) for x in column], dim=-1)
         for column in (entering, cache.z, deltas)
     ]
-    means = [each.mean(-2) for each in squares]
-    return Variances(*means, weight_gradients=(squares[0] * squares[2]).mean(-2))
+    a, z, delta = (each.mean(-2) for each in squares)
+    return Variances(a, z, delta, weight_gradients=(squares[0] * squares[2]).mean(-2))
 
 
 def _module_variance(model: nn.Module, inputs: Tensor, output_delta: Tensor | None) -> Variances:
@@ -340,7 +342,7 @@ def log_gradient_moments(
     if scheme.bias or scheme.distribution not in ("normal", "orthogonal"):
         raise ValueError(f"scheme must be normal or orthogonal, without biases, got {scheme.name}")
     shapes = backprop.weight_shapes(_sizes(sizes))
-    steps = []
+    steps: list[tuple[Tensor, Tensor]] = []
     for out, width in shapes[:0:-1]:
         count, chance = _active(width, name)
         mean = torch.digamma(count / 2)

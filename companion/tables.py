@@ -1,4 +1,4 @@
-"""Counts of what chaos decides, in words that one case more or less seldom changes.
+"""Numbers as chapters print them: several networks in a word or two, as every machine says it.
 
 Which single run gets through a steep loss may depend on the last digit of a product, and so on the
 machine. How many of them do hardly depends on it; a range and a tenth say as much of that as holds.
@@ -9,9 +9,68 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+from torch import Tensor
+
 from companion._lib.arguments import positive_integer
 
 QUARTERS = (0.25, 0.75)
+DIGITS = 6  # to which a number is rounded first: what is a tie but for rounding errors is one
+
+
+def rounded(value: float | Tensor, places: int = 2) -> str:
+    """Return a number to so many decimal places; a zero has no sign.
+
+    Example:
+        >>> rounded(0.125 - 1e-12), rounded(0.125 + 1e-12), rounded(-0.001)
+        ('0.12', '0.12', '0.00')
+
+    """
+    return f"{round(round(float(value), DIGITS), places) + 0.0:.{places}f}"
+
+
+def median(values: Tensor) -> float:
+    """Return the median over all values; of an even number, halfway between the middle two.
+
+    ``Tensor.median`` takes the lower one of these.
+
+    Example:
+        >>> import torch
+        >>> median(torch.tensor([1.0, 2.0, 4.0, 9.0]))
+        3.0
+
+    """
+    return round(values.double().quantile(0.5).item(), DIGITS)
+
+
+def spread(values: Tensor, places: int = 2) -> str:
+    """Return the median over networks, with the smallest and the largest.
+
+    Args:
+        values: one for each network, of any shape.
+        places: decimal places of each number.
+
+    Example:
+        >>> import torch
+        >>> spread(torch.tensor([1.0, 2.0, 4.0, 9.0]), 1)
+        '3.0 (1.0 to 9.0)'
+
+    """
+    middle, low, high = (
+        rounded(each, places) for each in (median(values), values.min(), values.max())
+    )
+    return f"{middle} ({low} to {high})"
+
+
+def deviation(values: Tensor, places: int = 2) -> str:
+    """Return the mean over networks and their standard deviation, to compare with a prediction.
+
+    Example:
+        >>> import torch
+        >>> deviation(torch.tensor([1.0, 2.0, 3.0]))
+        '2.00 ± 1.00'
+
+    """
+    return f"{rounded(values.mean(), places)} ± {rounded(values.std(), places)}"
 
 
 def band(hits: int, cases: int, cuts: Sequence[float] = QUARTERS) -> str:

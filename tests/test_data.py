@@ -71,3 +71,13 @@ def test_a_split_needs_a_digit_of_each_class_on_either_side(test_size: int) -> N
 def test_a_share_is_not_a_size() -> None:
     with pytest.raises(TypeError, match=r"test_size must be a whole number.*got 0\.2"):
         data.digits(test_size=0.2)
+
+
+def test_normal_numbers_depend_on_nothing_but_the_seed() -> None:
+    torch.manual_seed(0)
+    one = data.normal(3, 4, seed=7)
+    torch.randn(5)
+    assert torch.equal(data.normal(3, 4, seed=7), one)
+    assert torch.equal(one, torch.randn(3, 4, generator=torch.Generator().manual_seed(7)))
+    assert not torch.equal(data.normal(3, 4, seed=8), one)
+    assert one.dtype == torch.get_default_dtype()

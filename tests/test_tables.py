@@ -1,4 +1,6 @@
-"""Counts in words: every count has its words, and one more or less changes them only at an edge."""
+"""Numbers in words: each has its own, and one case more or less changes them only at an edge."""
+
+import statistics
 
 import pytest
 import torch
@@ -6,9 +8,59 @@ from helpers import reproducible
 from hypothesis import given
 from hypothesis import strategies as st
 
-from companion.tables import band, share
+from companion.tables import band, deviation, median, rounded, share, spread
 
 CASES = st.integers(1, 500)
+NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
+
+
+@pytest.mark.breaks("companion/tables.py", "places) + 0.0:", "places):")
+def test_a_zero_has_no_sign() -> None:
+    assert rounded(-0.004) == "0.00"
+    assert rounded(torch.tensor(-0.04), 1) == "0.0"
+    assert rounded(-0.06, 1) == "-0.1"
+
+
+@pytest.mark.breaks(
+    "companion/tables.py",
+    "round(round(float(value), DIGITS), places)",
+    "round(float(value), places)",
+)
+def test_a_tie_is_one_on_either_side_of_rounding_errors() -> None:
+    for tie in (0.125, 0.375, 2.5, -0.625):
+        places = 0 if tie == 2.5 else 2
+        assert rounded(tie + 1e-9, places) == rounded(tie - 1e-9, places) == rounded(tie, places)
+
+
+@pytest.mark.breaks(
+    "companion/tables.py", "values.double().quantile(0.5)", "values.double().median()"
+)
+@reproducible
+@given(NUMBERS)
+def test_the_median_is_that_of_the_middle_two(numbers: list[float]) -> None:
+    assert median(torch.tensor(numbers)) == pytest.approx(
+        statistics.median(torch.tensor(numbers).tolist()), abs=1e-5
+    )
+
+
+@reproducible
+@given(NUMBERS)
+def test_a_spread_is_the_median_and_the_ends(numbers: list[float]) -> None:
+    values = torch.tensor(numbers, dtype=torch.float64)
+    middle, ends = spread(values, 1).rstrip(")").split(" (")
+    low, high = ends.split(" to ")
+    assert [middle, low, high] == [
+        rounded(each, 1) for each in (statistics.median(numbers), min(numbers), max(numbers))
+    ]
+    assert spread(values.reshape(-1, 1), 1) == spread(values, 1)
+
+
+@pytest.mark.breaks(
+    "companion/tables.py", "values.std(), places", "values.std(correction=0), places"
+)
+def test_a_deviation_is_that_of_a_sample() -> None:
+    values = torch.tensor([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
+    assert deviation(values) == "5.00 ± 2.14"
 
 
 @reproducible

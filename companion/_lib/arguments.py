@@ -21,7 +21,7 @@ def non_negative(name: str, value: object) -> float:
     """Return ``value`` as a float, or raise if it is not a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value >= 0):
+    if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
     return float(value)
 
@@ -54,6 +54,7 @@ def finite(name: str, value: object) -> float:
 
 def share(name: str, value: object) -> float:
     """Return ``value`` as a float, or raise if it is not above 0 and at most 1."""
-    if not 0 < finite(name, value) <= 1:
+    number = finite(name, value)
+    if not 0 < number <= 1:
         raise ValueError(f"{name} must be above 0 and at most 1, got {value}")
-    return float(value)
+    return number

@@ -8,6 +8,7 @@ is a thin layer there, which nodes spread over the density alone would step acro
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
+from typing import cast
 
 import numpy as np
 import torch
@@ -72,7 +73,8 @@ def expectation(
     node, weights = _whole_and_halves()
     breaks = _breaks(mean, std, kinks)
     start, end = breaks[:-1, None], breaks[1:, None]
-    total, scale = 0.0, None
+    total: Tensor | float = 0.0
+    scale = None
     for halving in range(HALVINGS):
         half = (end - start) / 2
         x = start + half * (node + 1)
@@ -94,7 +96,7 @@ def expectation(
             break
         start, middle, end = start[rough], (start + end)[rough] / 2, end[rough]
         start, end = torch.cat([start, middle]), torch.cat([middle, end])
-    return total / math.sqrt(2 * math.pi)
+    return cast("Tensor", total) / math.sqrt(2 * math.pi)  # it is one since the first step
 
 
 def angles(between: float, std: float) -> tuple[Tensor, Tensor]:

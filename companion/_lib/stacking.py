@@ -1,13 +1,16 @@
 """Networks of one architecture as one: each parameter of all of them in one tensor."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def stack(models: list[nn.Module]) -> tuple[nn.Module, dict[str, Tensor]]:
+
+def stack(models: Sequence[Model]) -> tuple[Model, dict[str, Tensor]]:
     if not models:
         raise ValueError("models needs at least one module, got none")
     kinds = [{n: (p.shape, p.dtype) for n, p in model.named_parameters()} for model in models]
@@ -20,7 +23,7 @@ def stack(models: list[nn.Module]) -> tuple[nn.Module, dict[str, Tensor]]:
     return models[0], parameters
 
 
-def unstack(parameters: dict[str, Tensor], models: list[nn.Module]) -> None:
+def unstack(parameters: dict[str, Tensor], models: Sequence[nn.Module]) -> None:
     with torch.no_grad():
         for index, model in enumerate(models):
             for name, parameter in model.named_parameters():

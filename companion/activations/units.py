@@ -230,8 +230,10 @@ ELEMENTWISE = (
     *(nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU, nn.ReLU, nn.SELU, nn.SiLU, nn.Sigmoid),
     *(nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold, Shifted),
 )  # nn.ReLU6 is a Hardtanh
-_FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
-_FEATURES_LAST += (nn.RNNBase, nn.Bilinear)
+_FEATURES_LAST = (
+    *(nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention),
+    *(nn.RNNBase, nn.Bilinear),
+)
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
 

@@ -212,6 +212,7 @@ def clip_adaptive_(
 
     def clip(found: list[Tensor]) -> None:
         for parameter in found:
+            assert parameter.grad is not None  # those without are left out before
             largest = share * _unit_norms(parameter.detach()).clamp(min=eps)
             norms = _unit_norms(parameter.grad)
             scale = torch.where(norms > largest, largest / norms, 1.0)
@@ -305,12 +306,16 @@ def _norm(tensors: Iterable[Tensor], kind: float = 2.0) -> float:
 
 def _scale_(parameters: list[Tensor], max_norm: float, kind: float) -> None:
     """Do what torch's clip_grad_norm_ does, with a norm in float64, which does not overflow."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = _gradients(parameters)
     if not gradients:
         return
     factor = min(1.0, max_norm / (_norm(gradients, kind) + 1e-6))
     for gradient in gradients:
         gradient.mul_(factor)
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _unit_norms(tensor: Tensor) -> Tensor:
@@ -324,17 +329,21 @@ def _clip(parameters: Parameters, nonfinite: str, clip: Callable[[list[Tensor]],
     found = [parameter for parameter in _listed(parameters) if parameter.grad is not None]
     if not found:
         return Clip(0.0, factor=1.0, angle=0.0, clipped=False, skipped=False)
-    bad = [i for i, parameter in enumerate(found) if not parameter.grad.isfinite().all()]
-    norm = _norm(parameter.grad for parameter in found)
+    bad = [
+        i
+        for i, parameter in enumerate(found)
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    norm = _norm(_gradients(found))
     if bad:
         if nonfinite == "raise":
             raise NonFiniteGradientError(_complaint(found, bad))
         for parameter in found:
             parameter.grad = None
         return Clip(norm, factor=0.0, angle=0.0, clipped=False, skipped=True)
-    before = [parameter.grad.clone() for parameter in found]
+    before = [gradient.clone() for gradient in _gradients(found)]
     clip(found)
-    after = [parameter.grad for parameter in found]
+    after = _gradients(found)
     left = _norm(after)
     return Clip(
         norm,

@@ -1,5 +1,6 @@
 """Real data, split once and for all."""
 
+from companion.data.draws import normal
 from companion.data.sets import (
     Split,
     digits,
@@ -8,4 +9,5 @@ from companion.data.sets import (
 __all__ = [
     "Split",
     "digits",
+    "normal",
 ]

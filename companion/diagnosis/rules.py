@@ -83,7 +83,8 @@ class Diagnosis:
 
     def to_dict(self) -> dict:
         """Return it as plain lists, strings and numbers, NaN and infinities as None."""
-        return _plain({"fault": self.fault, **asdict(self)})
+        fields = {"fault": self.fault, **asdict(self)}
+        return {key: _plain(value) for key, value in fields.items()}
 
     def __str__(self) -> str:
         lines = [f"{self.fault} (confidence {self.confidence:.0%})", *_wrapped(self.summary)]

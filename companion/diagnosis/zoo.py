@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch.nn import functional
 
 from companion._lib.arguments import one_of
 from companion.data import Split, digits
+
+if TYPE_CHECKING:
+    from companion.monitor.log import Log
 
 #: Weight variance times fan-in that keeps a signal alive: He's for rectifiers, 1 for the others.
 CRITICAL = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0, "softplus": 2.0}
@@ -103,6 +106,10 @@ class Recipe:
     units: float = 1.0
     half: bool = False
     loss_scale: float = 1.0
+
+
+#: Fields of a recipe, by name.
+Changes = dict[str, Any]
 
 
 class Case(NamedTuple):
@@ -443,6 +450,7 @@ def _draw_(model: nn.Module, recipe: Recipe) -> None:
         # The read-out's linear, so that outputs are of the order of what comes in.
         scale = recipe.gain if layer is layers[-1] else std
         nn.init.normal_(layer.weight, std=scale / math.sqrt(layer.weight[0].numel()))
+        assert layer.bias is not None  # no network here goes without
         nn.init.constant_(layer.bias, 0.0 if layer is layers[-1] else recipe.bias)
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
@@ -520,7 +528,7 @@ class Run(NamedTuple):
     """What became of a case: its log and its model; whether it reached the case's target."""
 
     case: Case
-    log: object
+    log: "Log"
     model: nn.Module
     reached: bool
 
@@ -580,7 +588,7 @@ def _step(
 
 # ---------------------------------------------------------------- the cases
 
-_SLOW = {"optimizer": "momentum", "learning_rate": 0.05}
+_SLOW: Changes = {"optimizer": "momentum", "learning_rate": 0.05}
 #: Networks that learn their task, each in its own way.
 HEALTHY = {
     "mlp-relu": Recipe(),
@@ -665,33 +673,33 @@ _RNN = Recipe(network="rnn", task="recall", depth=1, activation="tanh", batch=32
 _GRU = Recipe(network="gru", task="recall", depth=1, learning_rate=1e-2, batch=32, steps=80)
 _CONV = Recipe(network="conv", width=8, depth=3, batch=32)
 _PRE = HEALTHY["transformer-pre"]
-_HALF = {"half": True, "optimizer": "sgd"}
-_SGD = {"optimizer": "sgd", "learning_rate": 0.1}
+_HALF: Changes = {"half": True, "optimizer": "sgd"}
+_SGD: Changes = {"optimizer": "sgd", "learning_rate": 0.1}
 _RESIDUAL = Recipe(network="residual", depth=14)
 _PLAIN = Recipe(network="residual", depth=10, skip=False)
 _LINEAR = Recipe(task="waves", depth=12, activation="identity", optimizer="adam")
 _SELU = Recipe(activation="selu", depth=12, optimizer="momentum", learning_rate=0.01)
 
 
-def _rate(*rates: float) -> tuple[dict, dict]:
+def _rate(*rates: float) -> tuple[Changes, ...]:
     return tuple({"learning_rate": rate} for rate in rates)
 
 
-def _gain(*gains: float) -> tuple[dict, dict]:
+def _gain(*gains: float) -> tuple[Changes, ...]:
     return tuple({"gain": gain} for gain in gains)
 
 
-def _small_units(rate: float) -> tuple[dict, dict]:
+def _small_units(rate: float) -> tuple[Changes, ...]:
     """Gradient descent does not notice the units of a loss if its rate is in their inverse."""
     return tuple({"units": units, "learning_rate": rate / units} for units in (1e-6, 1e-7))
 
 
-def _inputs(*kinds: tuple[str, float]) -> tuple[dict, dict]:
+def _inputs(*kinds: tuple[str, float]) -> tuple[Changes, ...]:
     return tuple({"inputs": kind, "by": by} for kind, by in kinds)
 
 
 #: Faults: what they are called, the architecture, and two severities of what makes them.
-FAULTS = (
+FAULTS: tuple[tuple[str, str, Recipe, *tuple[Changes, ...]], ...] = (
     (
         "vanishing",
         "mlp-sigmoid",
@@ -779,7 +787,7 @@ def cases() -> tuple[Case, ...]:
     return (*healthy, *(case for row in FAULTS for case in _planted(*row)))
 
 
-def _planted(fault: str, name: str, base: Recipe, *changes: dict) -> list[Case]:
+def _planted(fault: str, name: str, base: Recipe, *changes: Changes) -> list[Case]:
     found = []
     for severity, change in enumerate(changes, 1):
         recipe = replace(base, **change)

@@ -9,7 +9,7 @@ the part of it that a gate alone carries. Shapes are torch's: (time, ..., batch,
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from companion._lib.arguments import finite, floating, non_negative, one_of, pos
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 PARTS = ("h", "c", "state")
-NORMS = {"spectral": 2, "frobenius": "fro"}
+NORMS: dict[str, int | str] = {"spectral": 2, "frobenius": "fro"}
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
 
@@ -92,8 +92,10 @@ def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell
     if isinstance(model, Cell):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         tensors = {name: getattr(model, name) for name in names}
-        cast = {k: None if v is None else v.detach().to(dtype) for k, v in tensors.items()}
-        return replace(model, **cast)
+        changed: dict[str, Any] = {
+            k: None if v is None else v.detach().to(dtype) for k, v in tensors.items()
+        }
+        return replace(model, **changed)
     if not isinstance(model, RECURRENT):
         raise TypeError(
             f"model must be nn.RNN, nn.LSTM, nn.GRU or a Cell, got {type(model).__name__}"
@@ -123,7 +125,7 @@ def stack(cells: list[Cell]) -> Cell:
     kinds = {(c.kind, c.nonlinearity, c.weight_ih.shape, c.bias_ih is None) for c in cells}
     if len(kinds) > 1:
         raise ValueError("cells must all be of one kind, shape and nonlinearity")
-    together = {
+    together: dict[str, Any] = {
         name: torch.stack([getattr(c, name) for c in cells])
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         if getattr(cells[0], name) is not None
@@ -148,6 +150,7 @@ def drive(cell: Cell, inputs: Tensor) -> Tensor:
     rows = inputs.movedim(0, -3).flatten(-3, -2) @ cell.weight_ih.mT
     if cell.bias_ih is not None:
         outside = cell.bias_hh
+        assert outside is not None  # both are given, or neither
         if cell.kind == "gru":
             kept = outside[..., : -cell.hidden]
             outside = torch.cat([kept, torch.zeros_like(outside[..., -cell.hidden :])], dim=-1)
@@ -174,6 +177,7 @@ def _rnn(cell: Cell, driven: Tensor, from_state: Tensor, _: State) -> tuple[Stat
 def _lstm(_: Cell, driven: Tensor, from_state: Tensor, state: State) -> tuple[State, Tensor]:
     i, f, g, o = (driven + from_state).chunk(4, dim=-1)
     i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    assert state.c is not None  # an LSTM's state has both
     c = f * state.c + i * g
     return State(o * c.tanh(), c), f
 
@@ -235,16 +239,18 @@ def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
     """
     _check_inputs(cell, inputs)
     state = _begun(cell, inputs, state)
-    states, kept = [state], []
+    states = [state]
+    kept: list[Tensor] = []
     for driven in drive(cell, inputs):
         state, keep = step(cell, driven, state)
         states.append(state)
-        kept.append(keep)
-    lstm = cell.kind == "lstm"
+        if keep is not None:
+            kept.append(keep)
+    cs = [s.c for s in states if s.c is not None]
     return Trajectory(
         torch.stack([s.h for s in states]),
-        torch.stack([s.c for s in states]) if lstm else None,
-        None if kept[0] is None else torch.stack(kept),
+        torch.stack(cs) if cs else None,
+        torch.stack(kept) if kept else None,
     )
 
 
@@ -258,7 +264,8 @@ def _begun(cell: Cell, inputs: Tensor, state: State | None) -> State:
         expected = None if needed is None else tuple(needed.shape)
         if found != expected:
             raise ValueError(f"state needs a {name} of shape {expected}, got {found}")
-    return State(*(None if part is None else part.to(inputs.dtype) for part in state))
+    moved: list[Any] = [None if part is None else part.to(inputs.dtype) for part in state]
+    return State(*moved)
 
 
 def _check_inputs(cell: Cell, inputs: Tensor) -> None:
@@ -361,8 +368,11 @@ def _slopes(cell: Cell, driven: Tensor, state: State) -> tuple[list[tuple[Tensor
     with torch.enable_grad():
         leaves = [leaf.requires_grad_() for leaf in (torch.stack(linear), *olds)]
         new = _parts(STEPS[cell.kind](cell, driven, leaves[0], State(*leaves[1:]))[0])
-        wanted = {"retain_graph": True, "materialize_grads": True}
-        return [torch.autograd.grad(part.sum(), leaves, **wanted) for part in new], states[-1]
+        slopes = [
+            torch.autograd.grad(part.sum(), leaves, retain_graph=True, materialize_grads=True)
+            for part in new
+        ]
+        return slopes, states[-1]
 
 
 def _identity(state: State, of: str) -> list[Tensor]:
@@ -385,10 +395,11 @@ def _pull_back(cell: Cell, slopes: list[list[Tensor]], pulled: list[Tensor]) -> 
     """
 
     def by(leaf: int, blocks: int = 1) -> Tensor:
-        return sum(
+        products = (
             torch.cat([rows] * blocks, dim=-1) * part[leaf].unsqueeze(-2)
             for part, rows in zip(slopes, pulled, strict=True)
         )
+        return cast("Tensor", sum(products))  # there is one at least
 
     through = by(0, GATES[cell.kind]).flatten(-3, -2) @ cell.weight_hh
     straight = [by(1 + i) for i in range(len(pulled))]
@@ -429,6 +440,7 @@ def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None 
     if found.kind == "rnn":
         raise ValueError("model must be an LSTM or a GRU: an RNN has no gate that keeps its state")
     keep = run(found, inputs, state).keep
+    assert keep is not None  # LSTMs and GRUs have it
     return torch.cat([keep, torch.ones_like(keep[:1])]).flip(0).cumprod(0).flip(0)
 
 
@@ -482,7 +494,7 @@ def default_(model: nn.Module, *, generator: torch.Generator | None = None) -> n
     return model
 
 
-def _recurrent(model: nn.Module, kinds: tuple[type, ...] = RECURRENT) -> nn.Module:
+def _recurrent(model: nn.Module, kinds: tuple[type[nn.RNNBase], ...] = RECURRENT) -> nn.RNNBase:
     if not isinstance(model, kinds):
         names = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
         raise TypeError(f"model must be {names}, got {type(model).__name__}")
@@ -503,7 +515,8 @@ def orthogonal_(
 
     """
     gain = non_negative("gain", gain)
-    for name, parameter in _recurrent(model).named_parameters():
+    model = _recurrent(model)
+    for name, parameter in model.named_parameters():
         if name.startswith("weight_hh"):
             for gate in parameter.split(model.hidden_size):
                 nn.init.orthogonal_(gate, gain, generator=generator)
@@ -546,7 +559,7 @@ def identity_(
     return model
 
 
-def _set_gate(model: nn.Module, gate: int, value: Tensor | float) -> None:
+def _set_gate(model: nn.RNNBase, gate: int, value: Tensor | float) -> None:
     """Make the *sum* of torch's two biases of a gate a value: all of it in b_ih, 0 in b_hh."""
     if not model.bias:
         raise ValueError("model has no biases: it was made with bias=False")
@@ -604,8 +617,9 @@ def chrono_(
     """
     if positive_integer("length", length) < 2:
         raise ValueError(f"length must be at least 2, got {length}")
-    _recurrent(model, GATED)
-    u = torch.empty(model.hidden_size, dtype=model.weight_hh_l0.dtype)
+    model = _recurrent(model, GATED)
+    weight = cast("Tensor", model.weight_hh_l0)
+    u = torch.empty(model.hidden_size, dtype=weight.dtype)
     bias = u.uniform_(1, max(1.0, length - 1.0), generator=generator).log()
     _set_gate(model, 1, bias)
     if isinstance(model, nn.LSTM):

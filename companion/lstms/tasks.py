@@ -10,7 +10,7 @@ than a chapter may is :func:`longer_run`, which ``python -m companion.lstms FILE
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,7 @@ class Entry(NamedTuple):
     """
 
     make: Callable[[int, int], nn.Module]
-    initialize: Callable[[nn.Module, torch.Generator], object] | None = None
+    initialize: Callable[[Any, torch.Generator], object] | None = None  # of what `make` returns
     optimizer: Callable[[Iterable], torch.optim.Optimizer] = training.adam(0.02)
     max_norm: float = 1.0
 
@@ -401,7 +401,9 @@ def _norm(gradients: Iterable[Tensor]) -> Tensor:
 
 
 def race(
-    task: Task | None = None, entered: Mapping[str, Entry] | None = None, **options: object
+    task: Task | None = None,
+    entered: Mapping[str, Entry] | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> dict[str, Run]:
     """Train several kinds of networks on one task, with the same batches and the same budget.
 
@@ -491,7 +493,8 @@ def longer_run(
             share = run.smoothed[-1].median().item() / task.baseline
             line = f"  {name:14} solved {solved} of {len(run.solved_at)}, loss {share:.2f}"
             if make is sequential_digits:
-                right = score(run, sequential_digits("test")).accuracy.median().item()
-                line += f", test accuracy {right:.2f}"
+                right = score(run, sequential_digits("test")).accuracy
+                assert right is not None  # digits are classes
+                line += f", test accuracy {right.median().item():.2f}"
             lines.append(line)
     return "\n".join(lines) + "\n"

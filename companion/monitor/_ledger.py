@@ -5,13 +5,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from companion import activations
 from companion.activations import units
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 WAITING = 1 << 20
 """How many of these wait, at most, to be summed up together."""
@@ -112,7 +115,7 @@ class Sums(NamedTuple):
     Attributes:
         layers: the layers' indices.
         shape: the activation, None for a layer's output.
-        count: entries of each.
+        entries: how many each of them has.
         exact: of each, whether dead units were looked for in the whole batch.
         values: their sum, sum of squares, and that of squared slopes, (2 or 3, tensors).
         slopes: sum of the slopes by unit, (tensors, units); None for a layer's output.
@@ -122,7 +125,7 @@ class Sums(NamedTuple):
 
     layers: list[int]
     shape: Shape | None
-    count: int
+    entries: int
     exact: list[bool]
     values: Tensor
     slopes: Tensor | None
@@ -163,7 +166,7 @@ class Ledger:
         blocks: dict[tuple, list[Kept]] = {}
         for unit_dim, kept in self._kept:
             values = kept.values
-            key = (unit_dim, kept.shape, values.shape, values.dtype, values.device)
+            key: tuple = (unit_dim, kept.shape, values.shape, values.dtype, values.device)
             if kept.before is not None:
                 key += (kept.before.shape, kept.before.dtype)
             blocks.setdefault(key, []).append(kept)
@@ -172,8 +175,9 @@ class Ledger:
             values = _stack([kept.values for kept in block])
             self.sums.append(_sum_outputs(layers, values))
             if shape is not None:
-                if block[0].before is not None:
-                    values = _stack([kept.before for kept in block])
+                before = [kept.before for kept in block if kept.before is not None]
+                if before:  # then of all of them
+                    values = _stack(before)
                 self.sums.append(_sum_activations(layers, values, shape, unit_dim, block))
         self._kept, self._entries = [], 0
 
@@ -197,10 +201,10 @@ def _sum_activations(
     slope = _derivative(shape.call, z) if shape.slope is None else shape.slope(a)
     slopes = _sum_positions(slope, unit_dim)
     sizes = _sum_positions(slope.abs(), unit_dim) if shape.signed else slopes
-    whole = [i for i, kept in enumerate(block) if kept.whole is not None]
+    whole = {i: kept.whole for i, kept in enumerate(block) if kept.whole is not None}
     if whole:
-        at = torch.tensor(whole, device=sizes.device)
-        sizes = sizes.index_copy(0, at, torch.stack([block[i].whole for i in whole]).to(sizes))
+        at = torch.tensor(list(whole), device=sizes.device)
+        sizes = sizes.index_copy(0, at, torch.stack(list(whole.values())).to(sizes))
     # Of zeros and ones the squares are known.
     values.append(slopes.sum(1) if shape.name == "relu" else slope.flatten(1).square().sum(1))
     exact = [kept.whole is not None or not kept.thinned for kept in block]
@@ -238,7 +242,7 @@ def read_all(vectors: list[Tensor]) -> list[float]:
         return torch.cat([vector.to("cpu", torch.float64) for vector in vectors]).tolist()
 
 
-def reduce(ledger: Ledger, group: object) -> None:
+def reduce(ledger: Ledger, group: "ProcessGroup") -> None:
     """Add up a sample over the processes of a group, as if one of them had seen the whole batch.
 
     The loss of the whole batch is the mean of theirs, so each one's δ is too large by their number.
@@ -247,8 +251,8 @@ def reduce(ledger: Ledger, group: object) -> None:
     world = torch.distributed.get_world_size(group)
     parts: list[Tensor] = []
     for block in ledger.sums:
-        parts += [block.values, torch.tensor(block.count)]
-        parts += [] if block.slopes is None else [block.slopes, block.sizes]
+        parts += [block.values, torch.tensor(block.entries)]
+        parts += [part for part in (block.slopes, block.sizes) if part is not None]
     parts += [square / world**2 for _, _, square in ledger.deltas]
     parts += [norm.double().square() / world**2 for _, _, norm in ledger.times]
     for n, sums, squares in ledger.inputs:
@@ -263,9 +267,9 @@ def reduce(ledger: Ledger, group: object) -> None:
     ]
     found = iter(reduced)
     for i, block in enumerate(ledger.sums):
-        values, count = next(found), int(next(found))
+        values, entries = next(found), int(next(found))
         slopes, sizes = (None, None) if block.slopes is None else (next(found), next(found))
-        ledger.sums[i] = block._replace(values=values, count=count, slopes=slopes, sizes=sizes)
+        ledger.sums[i] = block._replace(values=values, entries=entries, slopes=slopes, sizes=sizes)
     ledger.deltas = [(layer, call, next(found)) for layer, call, _ in ledger.deltas]
     ledger.times = [(layer, k, next(found).sqrt()) for layer, k, _ in ledger.times]
     for i in range(len(ledger.inputs)):

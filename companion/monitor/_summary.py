@@ -4,8 +4,10 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ TENSORS = 16
 class Blocks:
     """Copies of many tensors, those of one shape in one block: few operations do for all."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         groups: dict[tuple, list[int]] = {}
         for i, tensor in enumerate(tensors):
             groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(i)
@@ -37,12 +39,12 @@ class Blocks:
         self._blocks = [tensors[g[0]].new_empty(len(g), *tensors[g[0]].shape) for g in self._groups]
         self._copies = [copy for block in self._blocks for copy in block]
 
-    def copy(self, tensors: list[Tensor]) -> None:
+    def copy(self, tensors: Sequence[Tensor]) -> None:
         """Take the tensors' values."""
         for group, block in zip(self._groups, self._blocks, strict=True):
             torch.stack([tensors[i] for i in group], out=block)
 
-    def subtract(self, tensors: list[Tensor]) -> None:
+    def subtract(self, tensors: Sequence[Tensor]) -> None:
         """Subtract the tensors from their copies."""
         torch._foreach_sub_(self._copies, [tensors[i] for i in self._order])
 
@@ -107,8 +109,8 @@ def underflow(groups: list[list[Tensor]]) -> float:
         share = stride * len(group) / len(group[::every])
         counts += [kept.sum() * share, nonzero.sum() * share]
     numbers = read(counts)
-    kept, nonzero = sum(numbers[::2]), sum(numbers[1::2])
-    return 1 - kept / nonzero if nonzero else math.nan
+    left, all_ = sum(numbers[::2]), sum(numbers[1::2])
+    return 1 - left / all_ if all_ else math.nan
 
 
 SATURATED = 0.05
@@ -138,7 +140,9 @@ def summarize(watch: Watch, scale: float) -> Summary:
         kind = "output" if block.shape is None else "activation"
         for layer, *row in zip(block.layers, *block.values.tolist(), strict=True):
             before = totals.get((kind, layer), (0.0,) * (1 + len(row)))
-            totals[kind, layer] = [p + q for p, q in zip(before, (block.count, *row), strict=True)]
+            totals[kind, layer] = [
+                p + q for p, q in zip(before, (block.entries, *row), strict=True)
+            ]
     for (kind, layer), (count, total, squares, *slopes) in totals.items():
         if count:
             mean = total / count
@@ -164,19 +168,20 @@ def _deltas(watch: Watch, scale: float, found: Summary) -> None:
     in_inputs = read([norm for _, _, norm in watch.ledger.times])
     for (layer, k, _), norm in zip(watch.ledger.times, in_inputs, strict=True):
         in_time[layer, k] = in_time.get((layer, k), 0.0) + norm * norm
-    for layer in watch.order:
+    for seen in watch.order:
         if (
-            (layer.time or layer.calls > 1)
-            and times(layer)
-            and not isinstance(layer.module, nn.RNNBase)
+            (seen.time or seen.calls > 1)
+            and times(seen)
+            and not isinstance(seen.module, nn.RNNBase)
         ):
-            of_call = dict.fromkeys(range(layer.calls))
+            of_call: dict[int, float | None] = dict.fromkeys(range(seen.calls))
             for (i, call, _), square in zip(watch.ledger.deltas, squares, strict=True):
-                if i == layer.index and call in of_call:
+                if i == seen.index and call in of_call:
                     of_call[call] = (of_call[call] or 0.0) + square
-            for k, call in enumerate(positions(layer.calls)):
-                if of_call.get(call) is not None:
-                    in_time[layer.index, k] = of_call[call]
+            for k, call in enumerate(positions(seen.calls)):
+                whole = of_call.get(call)
+                if whole is not None:
+                    in_time[seen.index, k] = whole
     found.time = {key: _log10(square) / 2 - math.log10(scale) for key, square in in_time.items()}
 
 
@@ -189,8 +194,9 @@ def _inputs(ledger: Ledger) -> dict[str, float]:
     n = sum(entry[0] for entry in alike)
     sums, squares = alike[0][1:]
     if len(alike) > 1:
-        sums = sum(entry[1] for entry in alike)
-        squares = sum(s + m * (t / m - sums / n).square() for m, t, s in alike)
+        sums = cast("Tensor", sum(entry[1] for entry in alike))
+        about = (s + m * (t / m - sums / n).square() for m, t, s in alike)
+        squares = cast("Tensor", sum(about))
     means, variances = sums / n, (squares / n).clamp(min=0)
     return {
         "input_mean": means.mean().item(),
@@ -213,14 +219,14 @@ def _units(watch: Watch, found: Summary) -> None:
     """Add the mean slope, and the shares of units that are saturated or dead."""
     groups: dict[tuple, list[Sums]] = {}
     for block in watch.ledger.sums:
-        if block.slopes is not None and block.count:
+        if block.slopes is not None and block.entries:
             groups.setdefault((block.shape, block.slopes.shape[1]), []).append(block)
     for (shape, units), blocks in groups.items():
         rows = [layer for block in blocks for layer in block.layers]
         layers = list(dict.fromkeys(rows))
         place = {layer: k for k, layer in enumerate(layers)}
         owner = _index(*(place[row] for row in rows))
-        counts = [block.count / units for block in blocks for _ in block.layers]
+        counts = [block.entries / units for block in blocks for _ in block.layers]
         slopes, sizes = (
             torch.cat([part.to("cpu", torch.float64) for part in parts])
             for parts in zip(*((block.slopes, block.sizes) for block in blocks), strict=True)

@@ -33,8 +33,10 @@ POSITIONS = 16
 UNROLLED = 4
 """A layer that one forward pass calls this often is taken to be unrolled in time."""
 
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
-_LAYERS += (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)
+_LAYERS = (
+    *(nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Bilinear),
+    *(nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention),
+)
 
 _NAMES = {
     nn.ReLU: "relu",
@@ -184,8 +186,9 @@ def _listen(z: Tensor, listener: Callable[[Tensor], None]) -> None:
         return
 
     def at_node(gradients: tuple[Tensor | None, ...]) -> None:  # at a quarter of the cost
-        if gradients[k] is not None:
-            listener(gradients[k])
+        gradient = gradients[k]
+        if gradient is not None:
+            listener(gradient)
 
     node.register_prehook(at_node)
 
@@ -233,7 +236,8 @@ class Watch:
         self.full = full
         if not self._handles and (full or not self._surveyed):
             self._handles = [
-                hooks.register_module_forward_pre_hook(self._before),
+                # torch's annotation says that it returns nothing, but it may return new arguments.
+                hooks.register_module_forward_pre_hook(self._before),  # type: ignore[arg-type]
                 hooks.register_module_forward_hook(self._after, always_call=True),
             ]
 

@@ -8,11 +8,11 @@ import functools
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from companion.monitor.log import Layer, Log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch.distributed import ProcessGroup
 
 
 _PER_LAYER = (
@@ -107,7 +108,7 @@ class GradientMonitor:
         self._rows: list[_Row] = []
         self._row = _Row(-1)
         self._inside = False
-        self._group: object = None
+        self._group: ProcessGroup | None = None
         self._handles: list[RemovableHandle] = []
         self._before = Blocks([])
         self._fits: list[tuple] = []  # what the blocks were made for
@@ -238,8 +239,8 @@ class GradientMonitor:
         if self._scaler is not None:
             row.scale = self._scaler.get_scale()
         gradients = [p.grad for p in self._parameters]
-        there = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        entries = [dense(gradients[i]) for i in there]
+        there = {i: gradient for i, gradient in enumerate(gradients) if gradient is not None}
+        entries = [dense(gradient) for gradient in there.values()]
         norms = read(list(torch._foreach_norm([wide(entry) for entry in entries])))
         row.non_finite = 0
         for k, norm in enumerate(norms):
@@ -282,7 +283,7 @@ class GradientMonitor:
         self._losses[self._drained :] = self._pending(self._group)
         self._drained = len(self._losses)
 
-    def _pending(self, group: object = None) -> list[float]:
+    def _pending(self, group: "ProcessGroup | None" = None) -> list[float]:
         found = read([torch.as_tensor(loss) for loss in self._losses[self._drained :]])
         if group is not None and found:
             total = torch.tensor(found, dtype=torch.float64, device=self._parameters[0].device)
@@ -315,11 +316,12 @@ class GradientMonitor:
                 if position < k:
                     time[t, i, position] = value
         dtype = next(self.model.parameters()).dtype
+        read_already = cast("list[float]", self._losses[: self._drained])
         return Log(
             layers=tuple(_layer(layer) for layer in order),
             parameters=names,
             every=self.every,
-            loss=_vector([*self._losses[: self._drained], *self._pending()]),
+            loss=_vector([*read_already, *self._pending()]),
             steps=torch.tensor([row.step for row in rows], dtype=torch.int64),
             through_time=time,
             times=torch.tensor(durations, dtype=torch.int64),
@@ -358,12 +360,12 @@ class _Scales:
             listeners, original = self._listeners, self._original
 
             @functools.wraps(original)
-            def scale(scaler: torch.amp.GradScaler, outputs: object) -> object:
+            def scale(scaler: torch.amp.GradScaler, outputs: Any) -> Any:  # noqa: ANN401
                 for listener in listeners:
                     listener._scaler = scaler
                 return original(scaler, outputs)
 
-            torch.amp.GradScaler.scale = scale
+            torch.amp.GradScaler.scale = scale  # type: ignore[method-assign, assignment]  # a patch
         self._listeners.append(monitor)
 
     def forget(self, monitor: GradientMonitor) -> None:
@@ -371,13 +373,13 @@ class _Scales:
         if monitor in self._listeners:
             self._listeners.remove(monitor)
             if not self._listeners:
-                torch.amp.GradScaler.scale = self._original
+                torch.amp.GradScaler.scale = self._original  # type: ignore[method-assign]  # undone
 
 
 _SCALES = _Scales()
 
 
-def _group(model: nn.Module) -> object:
+def _group(model: nn.Module) -> "ProcessGroup | None":
     """Return the group of processes that train this model together, None if it is alone."""
     for module in model.modules():
         if isinstance(module, nn.parallel.DistributedDataParallel):
@@ -417,7 +419,7 @@ def _by_shape(tensors: list[Tensor]) -> list[list[Tensor]]:
     return list(groups.values())
 
 
-def _vector(numbers: list[float]) -> Tensor:
+def _vector(numbers: Sequence[float]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
@@ -501,7 +503,7 @@ def _uncompiled() -> Iterator[None]:
             yield
     finally:
         if ours in warnings.filters:
-            warnings.filters.remove(ours)
+            warnings.filters.remove(ours)  # type: ignore[attr-defined]  # it is a list
 
 
 def _refuse_shards(model: nn.Module) -> None:

@@ -183,7 +183,8 @@ def gradient_flow(
         return normalized(phi.function(z)) if after else phi.function(normalized(z))
 
     shape = (positive_integer("batch_size", batch_size), width)
-    output_gradient, a, layers = draw(*shape), block(draw(*shape)), []
+    output_gradient, a = draw(*shape), block(draw(*shape))
+    layers: list[Tensor] = []
     for _ in range(depth):
         z = a @ (std * draw(width, width)).mT
         layers.append(z if layers else z.requires_grad_())
@@ -258,6 +259,8 @@ def backward_factors(
     rows = []
     for i in range(len(y) - 1):
         delta, linear, norm = deltas[i + 1], model[3 * i + 3], model[3 * i + 1]
+        assert isinstance(linear, nn.Linear)  # as was checked, and norm too
+        assert isinstance(norm, nn.BatchNorm1d)
         variance = z[i].var(0, correction=0) + norm.eps
         stages = [delta, delta @ linear.weight, below[i] * norm.weight]
         stages += [deltas[i] * variance.sqrt(), deltas[i]]

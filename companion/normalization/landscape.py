@@ -63,7 +63,9 @@ def networks(
     made = []
     for model in backprop.to_modules(plain):
         layers: list[nn.Module] = []
-        for linear, phi in zip(model[:-1:2], model[1::2], strict=True):
+        parts = list(model)
+        for linear, phi in zip(parts[:-1:2], parts[1::2], strict=True):
+            assert isinstance(linear, nn.Linear)  # it takes turns with phi
             units = _norm_module(norm, linear.out_features)
             layers += [linear, phi, *units] if after else [linear, *units, phi]
         made.append(nn.Sequential(*layers, model[-1]))

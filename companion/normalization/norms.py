@@ -207,6 +207,8 @@ def batch_norm(
         _keep_running(_wide(x.detach()), dims, running_mean, running_var, share)
         x_hat = standardize(_wide(x), dims, eps=eps)
     else:
+        assert running_mean is not None  # as was checked, and running_var too
+        assert running_var is not None
         mean, var = (s.reshape(channels, *[1] * ahead) for s in (running_mean, running_var))
         x_hat = (_wide(x) - mean) / (var + non_negative("eps", eps)).sqrt()
     return _affine(x_hat, weight, bias, (channels,), ahead).to(x.dtype)
@@ -289,8 +291,8 @@ def rms_norm(
 
 
 def _trailing(x: Tensor, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    one = isinstance(normalized_shape, int)
-    shape = (normalized_shape,) if one else tuple(normalized_shape)
+    shape: tuple[int, ...]
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or tuple(floating("x", x).shape[-len(shape) :]) != shape:
         raise ValueError(
             f"normalized_shape must be how x's shape {tuple(x.shape)} ends, got {normalized_shape}"

@@ -182,7 +182,8 @@ class Block(nn.Module):
 def _branch(design: Design, generator: torch.Generator) -> nn.Sequential:
     hidden = design.hidden or design.width
     sizes = [design.width, *[hidden] * (design.branch_layers - 1), design.width]
-    fixup, layer, modules = design.kind == "fixup", 0, []
+    fixup, layer = design.kind == "fixup", 0
+    modules: list[nn.Module] = []
     for word in branch_words(design):
         if fixup:
             modules.append(Shift())
@@ -233,11 +234,11 @@ class Stack(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.first = nn.Identity()
+        self.first: nn.Module = nn.Identity()
         if inputs is not None:
             self.first = _linear(positive_integer("inputs", inputs), design.width, 1.0, generator)
         self.blocks = nn.Sequential(*(Block(design, generator) for _ in range(design.depth)))
-        self.last = nn.Identity()
+        self.last: nn.Module = nn.Identity()
         if outputs is not None:
             count = positive_integer("outputs", outputs)
             linear = _linear(design.width, count, 1.0, generator)
@@ -383,6 +384,7 @@ def degradation(
                 progress=progress,
             )
             deltas = record.delta_norms[0]
+            assert record.test_loss is not None  # there is a test part
             found.append((record.test_loss[-1], deltas[:, 0] / deltas[:, -1]))
     shape = (len(kinds), len(layers), len(seeds))
     loss, ratio = (torch.stack(column).reshape(shape) for column in zip(*found, strict=True))

@@ -298,7 +298,11 @@ def block_growth(design: Design) -> Growth:
     z = torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
     if not torch.allclose(phi.function(2 * z), 2 * phi.function(z), rtol=1e-12, atol=0):
         raise ValueError(f"activation must have φ(cz) = cφ(z) for c > 0, got {phi.name}")
-    second, fourth = (gaussian_mean(lambda z, k=k: phi.function(z) ** k, 1.0) for k in (2, 4))
+
+    def moment(k: int) -> float:
+        return gaussian_mean(lambda z: phi.function(z) ** k, 1.0)
+
+    second, fourth = moment(2), moment(4)
     width, hidden = design.width, design.hidden or design.width
     into, mean, square = width, 1.0, 1.0
     for _ in range(design.branch_layers - 1):

@@ -7,15 +7,15 @@ length. The gradient is their sum, in which they add or cancel.
 Source: Veit, Wilber & Belongie (2016), arXiv 1605.06431.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.func import jacrev
 
 from companion._lib.arguments import floating, non_negative
-from companion.residuals.blocks import Stack
+from companion.residuals.blocks import Block, Stack
 
 MOST_BLOCKS = 20  # a million paths
 
@@ -65,7 +65,7 @@ def branch_jacobians(model: Stack, inputs: Tensor) -> Tensor:
     if inputs.dim() != 2:
         raise ValueError(f"inputs needs shape (examples, width), got {tuple(inputs.shape)}")
     found, x, size = [], inputs.detach(), inputs.numel()
-    for block in model.blocks:
+    for block in cast("Iterable[Block]", model.blocks):
         design = block.design
         if design.kind in ("plain", "highway") or design.order == "post_activation":
             raise ValueError(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tqdm import tqdm
 
@@ -81,7 +81,8 @@ def mark_all(
         check_reference(master, zygote, limits)
         for submission, record in _each(master, todo, zygote, jobs, limits, roster):
             journal.add(submission, record)
-    records = [journal.get(submission) for submission in found]
+    # Each has one by now.
+    records = cast("list[dict[str, Any]]", [journal.get(submission) for submission in found])
     _note_doubles(records)
     write_table(table, master, records)
     return Outcome(records, resumed, time.monotonic() - start)
@@ -259,7 +260,9 @@ def write_table(table: Path, master: Master, records: list[dict[str, Any]]) -> N
         writer.writeheader()
         for record in records:
             kept = {key: safe_text(record[key]) for key in ("file", "student_id", "name", "lms_id")}
-            row = kept | {question: f"{points(record, question):g}" for question in questions}
+            row: dict[str, Any] = kept | {
+                question: f"{points(record, question):g}" for question in questions
+            }
             row |= {
                 "total": f"{points(record):g}",
                 "seconds": record["seconds"],

@@ -94,7 +94,9 @@ def _for_otter(master: Master, chapter: NotebookNode) -> NotebookNode:
     """Return the master as a notebook that Otter reads, with what every assignment has added."""
     new = nbformat.v4
     first = next(cell.source for cell in chapter.cells if cell.cell_type == "code")
-    cells, texts, waiting = [], [], list(master.questions.values())
+    cells: list[NotebookNode] = []
+    texts: list[NotebookNode] = []
+    waiting = list(master.questions.values())
     for kind, source in masters.pieces(master.path.read_text(encoding="utf-8")):
         if kind == "otter":
             if source.startswith("# BEGIN SOLUTION"):

@@ -7,7 +7,7 @@ Python's own.
 
 import base64
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def _short(text: str) -> str:
 def _encode_array(value: Tensor | np.ndarray | np.generic) -> dict[str, Any]:
     is_tensor = isinstance(value, Tensor)
     try:
-        array = value if is_tensor else torch.from_numpy(np.array(value))
+        array = cast("Tensor", value) if is_tensor else torch.from_numpy(np.array(value))
     except TypeError:
         raise NotPlainError(f"an array of {value.dtype} cannot be handed over") from None
     if array.layout != torch.strided:

@@ -98,7 +98,8 @@ class Session:
     """
 
     def __init__(self, zygote: Zygote, cells: Sequence[tuple[str, bool]], limits: Limits) -> None:
-        self.limits, self.errors, self.end, self.peak = limits, [], "", 0
+        self.limits, self.end, self.peak = limits, "", 0
+        self.errors: list[str | None] = []
         self._deadline = time.monotonic() + limits.seconds + PATIENCE
         self._known: dict[str, Any] = {}
         self._late = b""

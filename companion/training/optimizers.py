@@ -18,7 +18,7 @@ class _RatedSGD(torch.optim.SGD):
         super().__init__(parameters, lr=1.0, momentum=momentum)
         self.rates = rates
 
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # train passes no closure
         """Make one update, in which network i has the rate ``rates[i]``."""
         for parameter in self.param_groups[0]["params"]:
             if parameter.grad is not None:
@@ -68,7 +68,7 @@ class _Warmup(torch.optim.Adam):
         super().__init__(parameters, lr=learning_rate)
         self.peak, self.warmup, self.taken = learning_rate, warmup, 0
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # as above
         self.taken += 1
         for group in self.param_groups:
             group["lr"] = self.peak * min(1.0, self.taken / self.warmup)

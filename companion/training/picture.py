@@ -1,7 +1,7 @@
 """What a run shows over time, drawn."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -10,6 +10,7 @@ from companion.training.loop import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import MaxNLocator
 
 
 def vital_signs(
@@ -54,5 +55,6 @@ def vital_signs(
         ax.set_ylabel(title)
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, 1.25), ncols=3)
     axes[-1].set(xlabel="step", ylim=(0, 1))
-    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    locator = cast("MaxNLocator", axes[-1].xaxis.get_major_locator())
+    locator.set_params(integer=True)
     return axes

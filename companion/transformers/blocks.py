@@ -179,7 +179,9 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         branches = (Attention, FFN) * design.layers
-        self.tokens, self.embed, self.read = None, nn.Identity(), nn.Identity()
+        self.tokens: int | None = None
+        self.embed: nn.Module = nn.Identity()
+        self.read: nn.Module = nn.Identity()
         if reader is not None:
             self.tokens, features, classes = reader
             self.embed = _linear(features, design.width, features**-0.5, generator)
@@ -228,16 +230,18 @@ def networks(
         (3, 10)
 
     """
-    given = [tokens, features, outputs]
-    if given.count(None) not in (0, 3):
+    if [tokens, features, outputs].count(None) not in (0, 3):
         raise ValueError(
             f"tokens, features and outputs come together or not at all, got {tokens}, {features} "
             f"and {outputs}"
         )
     reader = None
     if tokens is not None:
-        names = ("tokens", "features", "outputs")
-        reader = tuple(positive_integer(n, v) for n, v in zip(names, given, strict=True))
+        reader = (
+            positive_integer("tokens", tokens),
+            positive_integer("features", features),
+            positive_integer("outputs", outputs),
+        )
     generators = [torch.Generator().manual_seed(seed) for seed in seed_list(seeds)]
     return [Transformer(design, reader, generator) for generator in generators]
 
@@ -366,8 +370,9 @@ def predicted_flow(design: Design, *, tokens: int = 8) -> Flow:
             both += (tokens - 1) * step.hidden.overlap * gradient.overlap
             found.append(math.sqrt(design.width * design.ffn_units * both))
         gradient = gradient.plus(step.back(gradient))
-    as_tensor = {"dtype": torch.float64}
-    return Flow(torch.tensor(squares, **as_tensor), torch.tensor(found[::-1], **as_tensor))
+    return Flow(
+        torch.tensor(squares, dtype=torch.float64), torch.tensor(found[::-1], dtype=torch.float64)
+    )
 
 
 class _Step(NamedTuple):
