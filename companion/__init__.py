@@ -35,7 +35,7 @@ Importing the package is cheap: each module is loaded when it is first used.
 import importlib
 from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "activations",
