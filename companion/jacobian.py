@@ -141,7 +141,7 @@ def _of_mlp(network: MLP, inputs: Tensor) -> Tensor:
     sizes = _sizes(network)
     areas = [weight.shape[-1] * weight.shape[-2] for weight in network.weights]
     from_output = sizes[-1] * sum(areas[:-1]) <= sizes[0] * sum(areas[1:])
-    factors, slopes = _ordered(network, cache, from_output)
+    factors, slopes = _ordered(network, cache, from_output=from_output)
     shape = (*cache.output.shape[:-1], factors[0].shape[-2], factors[-1].shape[-1])
     product = inputs.new_empty(shape)
     tile = max(1, TILE // (factors[0].shape[-2] * max(sizes)))
@@ -156,7 +156,7 @@ def _sizes(network: MLP) -> list[int]:
 
 
 def _ordered(
-    network: MLP, cache: backprop.Cache, from_output: bool
+    network: MLP, cache: backprop.Cache, *, from_output: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the factors f and slopes d of J = f₀d₀f₁d₁…, or of Jᵀ if it begins at the input."""
     slopes = [network.activation.slope(z) for z in cache.z[:-1]]
@@ -295,7 +295,7 @@ def lyapunov(network: MLP, inputs: Tensor, *, seed: int = 0) -> Tensor:
     k = min(sizes[0], sizes[-1])
     if min(sizes) < k:
         raise ValueError(f"network has a layer narrower than both its ends: sizes {sizes}")
-    factors, slopes = _ordered(network, cache, from_output)
+    factors, slopes = _ordered(network, cache, from_output=from_output)
     # In a random frame the directions that a layer loses come last, where QR can tell them.
     frame = factors[0].mT.unsqueeze(-3) @ products.rotations(k, 1, seed=seed)[0, 0]
     frame = frame.expand(*cache.output.shape[:-1], *frame.shape[-2:])

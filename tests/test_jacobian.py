@@ -109,7 +109,7 @@ def test_the_way_with_fewer_multiplications_is_taken(
     network, inputs = mlp(sizes), normal(2, sizes[0])
     cache = backprop.forward(network, inputs)
     for from_output in (True, False):
-        factors, _ = jacobian._ordered(network, cache, from_output)
+        factors, _ = jacobian._ordered(network, cache, from_output=from_output)
         counts[from_output] = factors[0].shape[-2] * sum(f.numel() for f in factors[1:])
     monkeypatch.setattr(jacobian, "_chain", counted)
     jacobian.end_to_end(network, inputs)

@@ -520,22 +520,26 @@ def diagnose(monitor: Monitor | Log, target_loss: float | None = None) -> Diagno
     nearest = max(margins, default=-math.inf)
     few = len(log.steps) < ENOUGH
     if few and not reached and found["broke"] == 0:
-        return Diagnosis(False, (), 0.5, _summary(log, "Too few samples to tell"))
+        return _nothing(log, "Too few samples to tell", healthy=False, confidence=0.5)
     if fired:
-        return Diagnosis(
-            False, tuple(fired), fired[0].confidence, _summary(log, "It did not learn")
-        )
+        sure, summary = fired[0].confidence, _summary(log, "It did not learn")
+        return Diagnosis(healthy=False, findings=tuple(fired), confidence=sure, summary=summary)
     if target_loss is not None and not reached:
-        return Diagnosis(
-            False, (), 0.5, _summary(log, f"It missed {target_loss:.3g}, why is unclear")
-        )
+        verdict = f"It missed {target_loss:.3g}, why is unclear"
+        return _nothing(log, verdict, healthy=False, confidence=0.5)
     if reached:
-        return Diagnosis(True, (), 1.0, _summary(log, f"It reached {target_loss:.3g}"))
+        return _nothing(log, f"It reached {target_loss:.3g}", healthy=True, confidence=1.0)
     if not found["fall"] > THRESHOLDS["no better"][0]:
         # At its floor, or not begun: without a target nobody can tell.
         verdict = "No fault shows, but it fell little: say how low is low enough (target_loss)"
-        return Diagnosis(True, (), 0.5, _summary(log, verdict))
-    return Diagnosis(True, (), confidence(-nearest), _summary(log, "No fault shows"))
+        return _nothing(log, verdict, healthy=True, confidence=0.5)
+    return _nothing(log, "No fault shows", healthy=True, confidence=confidence(-nearest))
+
+
+def _nothing(log: Log, verdict: str, *, healthy: bool, confidence: float) -> Diagnosis:
+    """Return a diagnosis that finds no fault, and says so in a verdict."""
+    summary = _summary(log, verdict)
+    return Diagnosis(healthy=healthy, findings=(), confidence=confidence, summary=summary)
 
 
 def _fired(log: Log, found: dict[str, float], margins: list[float]) -> list[Finding]:

@@ -84,7 +84,15 @@ def adding(length: int = 30) -> Task:
         marks = torch.zeros_like(numbers).scatter_(0, torch.cat([first, second]), 1.0)
         return torch.stack([numbers, marks], dim=-1), (numbers * marks).sum(0)
 
-    return Task("adding", length, 2, 1, 1 / 6, False, draw)
+    return Task(
+        name="adding",
+        length=length,
+        features=2,
+        outputs=1,
+        baseline=1 / 6,
+        every_step=False,
+        draw=draw,
+    )
 
 
 def copying(delay: int = 30) -> Task:
@@ -119,7 +127,15 @@ def copying(delay: int = 30) -> Task:
         return functional.one_hot(shown, SYMBOLS + 2).double(), answer
 
     baseline = MEMORIZED * math.log(SYMBOLS) / length
-    return Task("copying", length, SYMBOLS + 2, SYMBOLS + 1, baseline, True, draw)
+    return Task(
+        name="copying",
+        length=length,
+        features=SYMBOLS + 2,
+        outputs=SYMBOLS + 1,
+        baseline=baseline,
+        every_step=True,
+        draw=draw,
+    )
 
 
 def sequential_digits(part: str = "train") -> Task:
@@ -148,7 +164,15 @@ def sequential_digits(part: str = "train") -> Task:
         rows = torch.randint(len(images), (examples,), generator=generator)
         return images[rows].T.unsqueeze(-1).double(), labels[rows]
 
-    return Task("sequential digits", images.shape[1], 1, 10, math.log(10), False, draw)
+    return Task(
+        name="sequential digits",
+        length=images.shape[1],
+        features=1,
+        outputs=10,
+        baseline=math.log(10),
+        every_step=False,
+        draw=draw,
+    )
 
 
 class Entry(NamedTuple):
@@ -368,7 +392,7 @@ def train(
         if done.all():
             break
     for parameter in parameters:
-        parameter.requires_grad_(False).grad = None
+        parameter.requires_grad, parameter.grad = False, None
     return Run(made, task, torch.stack(losses), torch.stack(norms))
 
 

@@ -30,7 +30,7 @@ NORMS = ("none", "batch", "layer")  # those that explosion and landscape build
 
 
 def _standardized(
-    x: Tensor, dim: tuple[int, ...], eps: float, centre: bool
+    x: Tensor, dim: tuple[int, ...], eps: float, *, centre: bool
 ) -> tuple[Tensor, Tensor]:
     """Return x̂ and the root s by which it was divided."""
     deviation = x - x.mean(dim, keepdim=True) if centre else x
@@ -55,8 +55,8 @@ class _Standardize(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, dim: tuple[int, ...], eps: float, centre: bool) -> Tensor:
-        return _standardized(x, dim, eps, centre)[0]
+    def forward(x: Tensor, dim: tuple[int, ...], eps: float, centre: bool) -> Tensor:  # noqa: FBT001
+        return _standardized(x, dim, eps, centre=centre)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ANN401
@@ -67,7 +67,7 @@ class _Standardize(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (x,) = ctx.saved_tensors
         dim, eps, centre = ctx.how
-        x_hat, root = _standardized(x, dim, eps, centre)
+        x_hat, root = _standardized(x, dim, eps, centre=centre)
         through_mean = g.mean(dim, keepdim=True) if centre else 0.0
         through_variance = x_hat * (g * x_hat).mean(dim, keepdim=True)
         return (g - through_mean - through_variance) / root, None, None, None
@@ -154,7 +154,7 @@ def batch_norm(
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    training: bool = False,
+    training: bool = False,  # noqa: FBT001, FBT002 - as torch has it
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:

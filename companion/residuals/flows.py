@@ -157,7 +157,11 @@ def _through(words: Sequence[str], state: _State, design: Design) -> _State:
 def _weighted(state: _State, design: Design) -> _State:
     variance = design.weight_variance
     return _State(
-        variance * state.square, variance * state.overlap, 0.0, True, variance * state.gain
+        square=variance * state.square,
+        overlap=variance * state.overlap,
+        mean=0.0,
+        normal=True,
+        gain=variance * state.gain,
     )
 
 
@@ -181,7 +185,9 @@ def _activated(state: _State, design: Design) -> _State:
         c = max(-1.0, min(1.0, state.overlap / state.square))
         overlap = found.mean_square - half_distance(c, state.square, phi)
     gain = state.gain * found.slope_mean_square
-    return _State(found.mean_square, overlap, found.mean, False, gain)
+    return _State(
+        square=found.mean_square, overlap=overlap, mean=found.mean, normal=False, gain=gain
+    )
 
 
 def predicted_flow(design: Design, *, input_mean_square: float = 1.0) -> Flow:

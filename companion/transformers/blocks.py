@@ -353,7 +353,7 @@ def predicted_flow(design: Design, *, tokens: int = 8) -> Flow:
     tokens = positive_integer("tokens", tokens)
     stream, squares, steps = _Pair(1.0), [1.0], []
     for index in range(2 * design.layers):
-        step = _branch(design, index % 2 == 1, stream, tokens)
+        step = _branch(design, stream, tokens, ffn=index % 2 == 1)
         stream = stream.plus(step.output)
         steps.append((step, stream.square))
         if design.place == "post":
@@ -383,7 +383,7 @@ class _Step(NamedTuple):
     back: Callable[[_Pair], _Pair]
 
 
-def _branch(design: Design, ffn: bool, stream: _Pair, tokens: int) -> _Step:
+def _branch(design: Design, stream: _Pair, tokens: int, *, ffn: bool) -> _Step:
     within = 1 / stream.square if design.place == "pre" else 1.0
     x = stream.scaled(within)
     width, hidden = design.width, design.ffn_units
