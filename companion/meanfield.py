@@ -300,23 +300,10 @@ def correlation_fixed_point(
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a continuous function changes its sign between two points.
+    """Return where a continuous function changes its sign between two points."""
+    from scipy.optimize import brentq
 
-    By the secant that keeps the sign change between its ends; an end that stays counts half the
-    next time (the Illinois rule), without which that end would slow the rest down.
-    """
-    ends, values = [low, high], [function(low), function(high)]
-    for _ in range(100):
-        x = ends[1] - values[1] * (ends[1] - ends[0]) / (values[1] - values[0])
-        moved, value = abs(x - ends[1]), function(x)
-        if value * values[1] < 0:
-            ends[0], values[0] = ends[1], values[1]
-        else:
-            values[0] /= 2
-        ends[1], values[1] = x, value
-        if value == 0 or moved <= 1e-14 * abs(x):
-            break
-    return ends[1]
+    return brentq(function, low, high, xtol=1e-15, rtol=1e-14)
 
 
 def critical_weight_variance(activation: str | Activation, bias_variance: float = 0.0) -> float:
