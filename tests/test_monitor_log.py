@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,18 +11,18 @@ import torch
 from helpers import normal
 
 from companion.monitor import Layer, Log
+from companion.monitor._summary import Summary
+from companion.monitor.log import columns
 
 
 def a_log(samples: int = 2, layers: int = 2, parameters: int = 3) -> Log:
     """A log of made-up numbers, some of them NaN or infinite."""
     layer = Layer("0", "Linear", 4, 1, ("0.weight", "0.bias"), "relu", False, False)
     values: dict = {}
-    per_layer = {"delta_norms", "output_mean", "output_variance", "activation_mean"}
-    per_layer |= {"activation_variance", "saturated", "dead", "slope_mean", "slope_square"}
     for seed, field in enumerate(fields(Log)):
-        if field.name in per_layer:
+        if field.name in columns("layer"):
             values[field.name] = normal(samples, layers, seed=seed)
-        elif field.name.endswith("_norms"):
+        elif field.name in columns("parameter"):
             values[field.name] = normal(samples, parameters, seed=seed)
         else:
             values[field.name] = normal(samples, seed=seed)
@@ -39,6 +40,36 @@ def a_log(samples: int = 2, layers: int = 2, parameters: int = 3) -> Log:
         "torch_version": "2.4",
     }
     return Log(**values)
+
+
+def test_each_field_of_numbers_says_of_what_they_are() -> None:
+    named = [*columns("layer"), *columns("parameter"), *columns("step")]
+    others = {"loss", "steps", "through_time", "times"}
+    tensors = {f.name for f in fields(Log) if isinstance(getattr(a_log(), f.name), torch.Tensor)}
+    assert {*named, *others} == tensors
+    assert len(named) == len(set(named))
+    for name in columns("layer"):
+        assert f"        {name}: (T, L) " in Log.__doc__, name
+    for name in columns("parameter"):
+        assert f"        {name}: (T, P) " in Log.__doc__, name
+    for name in columns("step"):
+        assert f"        {name}: (T,) " in Log.__doc__, name
+
+
+@pytest.mark.breaks(
+    "companion/monitor/_summary.py", "    if field not in columns(of):\n", "    if False:\n"
+)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Summary({}, {}, {}).put("delta_norm", 0, 1.0),
+        lambda: Summary({}, {"input_meen": 1.0}, {}),
+        lambda: Summary({}, {}, {}).put("weight_norms", 0, 1.0),
+    ],
+)
+def test_a_column_that_a_log_does_not_have_is_an_error(wrong: Callable[[], None]) -> None:
+    with pytest.raises(KeyError, match="a log has no '"):
+        wrong()
 
 
 @pytest.mark.parametrize("samples", [2, 0])

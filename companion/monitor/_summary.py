@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from companion.monitor._ledger import Ledger, Sums, read, read_all, wide
 from companion.monitor._watch import UNROLLED, Seen, Watch, positions, spread
+from companion.monitor.log import Of, columns
 
 FLUSHED = 2.0**-25
 """What is at most this large becomes zero in float16 (arXiv 1710.03740)."""
@@ -125,9 +126,21 @@ class Summary:
     values: dict[str, float]
     time: dict[tuple[int, int], float]
 
+    def __post_init__(self) -> None:
+        """Refuse what a log has no column for."""
+        for field in self.values:
+            known(field, "step")
+
     def put(self, field: str, layer: int, number: float) -> None:
         """Add a number of a layer."""
-        self.layers.setdefault(field, {})[layer] = number
+        self.layers.setdefault(known(field, "layer"), {})[layer] = number
+
+
+def known(field: str, of: Of) -> str:
+    """Return the name of a column of the log, or raise if there is none of that name."""
+    if field not in columns(of):
+        raise KeyError(f"a log has no {field!r} of a {of}; it has {columns(of)}")
+    return field
 
 
 def summarize(watch: Watch, scale: float) -> Summary:

@@ -20,24 +20,13 @@ from torch.utils.hooks import RemovableHandle
 
 from companion._lib.arguments import positive_integer
 from companion.monitor._ledger import read, reduce, wide
-from companion.monitor._summary import Blocks, Summary, dense, summarize, times, underflow
+from companion.monitor._summary import Blocks, Summary, dense, known, summarize, times, underflow
 from companion.monitor._watch import POSITIONS, Seen, Watch
-from companion.monitor.log import Layer, Log
+from companion.monitor.log import Layer, Log, columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch.distributed import ProcessGroup
-
-
-_PER_LAYER = (
-    *("delta_norms", "output_mean", "output_variance", "activation_mean", "activation_variance"),
-    *("saturated", "dead", "slope_mean", "slope_square"),
-)
-_PER_PARAMETER = ("gradient_norms", "weight_norms", "update_norms")
-_PER_STEP = (
-    *("total_norm", "non_finite", "underflow", "input_mean", "input_variance", "input_spread"),
-    *("scale", "skipped"),
-)
 
 
 class GradientMonitor:
@@ -250,7 +239,7 @@ class GradientMonitor:
                     row.non_finite += int((~entries[k].isfinite()).sum())
         norms = [norm / row.scale for norm in norms]
         row.total_norm = math.hypot(*norms)
-        row.parameters["gradient_norms"] = dict(zip(there, norms, strict=True))
+        row.put("gradient_norms", dict(zip(there, norms, strict=True)))
         if not self.gradients_only:
             row.underflow = underflow(_by_shape(entries))
 
@@ -267,8 +256,8 @@ class GradientMonitor:
             weights, updates = self._before.read(row.weights, self._before.norms())
             if frozen:
                 weights += read(list(torch._foreach_norm([wide(parameters[i]) for i in frozen])))
-            row.parameters["weight_norms"] = dict(zip(learning + frozen, weights, strict=True))
-            row.parameters["update_norms"] = dict(zip(learning, updates, strict=True))
+            row.put("weight_norms", dict(zip(learning + frozen, weights, strict=True)))
+            row.put("update_norms", dict(zip(learning, updates, strict=True)))
             row.weights = []
         if not self.gradients_only:
             if self._group is not None:
@@ -298,16 +287,16 @@ class GradientMonitor:
         """Everything measured so far, as a :class:`companion.monitor.Log`."""
         order, rows = self._watch.order, self._rows
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
-        columns = {
+        measured = {
             f: _table([row.summary.layers.get(f, {}) for row in rows], len(order))
-            for f in _PER_LAYER
+            for f in columns("layer")
         }
-        columns |= {
+        measured |= {
             f: _table([row.parameters.get(f, {}) for row in rows], len(names))
-            for f in _PER_PARAMETER
+            for f in columns("parameter")
         }
-        for field in _PER_STEP:
-            columns[field] = _vector([row.value(field) for row in rows])
+        for field in columns("step"):
+            measured[field] = _vector([row.value(field) for row in rows])
         durations = [times(layer) for layer in order]
         k = max([min(t, POSITIONS) for t in durations], default=0)
         time = torch.full((len(rows), len(order), k), math.nan, dtype=torch.float64)
@@ -327,7 +316,7 @@ class GradientMonitor:
             times=torch.tensor(durations, dtype=torch.int64),
             dtype=str(dtype).removeprefix("torch."),
             torch_version=torch.__version__,
-            **columns,
+            **measured,
         )
 
     def plot(self) -> "Figure":
@@ -400,6 +389,10 @@ class _Row:
         self.underflow = math.nan
         self.parameters: dict[str, dict[int, float]] = {}
         self.summary = Summary({}, {}, {})
+
+    def put(self, field: str, numbers: dict[int, float]) -> None:
+        """Add a number for each of some parameters."""
+        self.parameters[known(field, "parameter")] = numbers
 
     def value(self, field: str) -> float:
         """Return a number of the whole step."""

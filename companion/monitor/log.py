@@ -6,14 +6,20 @@ A log is plain numbers. It can be saved, read back on another machine, and diagn
 import json
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 FORMAT = 1
 """The version of the JSON that :meth:`Log.to_json` writes and :meth:`Log.from_json` takes."""
+
+Of = Literal["layer", "parameter", "step"]
+PerLayer = Annotated[Tensor, "layer"]
+PerParameter = Annotated[Tensor, "parameter"]
+PerStep = Annotated[Tensor, "step"]
 
 
 @dataclass(frozen=True)
@@ -90,28 +96,28 @@ class Log:
     every: int
     loss: Tensor
     steps: Tensor
-    delta_norms: Tensor
-    gradient_norms: Tensor
-    weight_norms: Tensor
-    update_norms: Tensor
-    output_mean: Tensor
-    output_variance: Tensor
-    activation_mean: Tensor
-    activation_variance: Tensor
-    saturated: Tensor
-    dead: Tensor
-    slope_mean: Tensor
-    slope_square: Tensor
-    total_norm: Tensor
-    non_finite: Tensor
-    underflow: Tensor
-    input_mean: Tensor
-    input_variance: Tensor
-    input_spread: Tensor
+    delta_norms: PerLayer
+    gradient_norms: PerParameter
+    weight_norms: PerParameter
+    update_norms: PerParameter
+    output_mean: PerLayer
+    output_variance: PerLayer
+    activation_mean: PerLayer
+    activation_variance: PerLayer
+    saturated: PerLayer
+    dead: PerLayer
+    slope_mean: PerLayer
+    slope_square: PerLayer
+    total_norm: PerStep
+    non_finite: PerStep
+    underflow: PerStep
+    input_mean: PerStep
+    input_variance: PerStep
+    input_spread: PerStep
     through_time: Tensor
     times: Tensor
-    scale: Tensor
-    skipped: Tensor
+    scale: PerStep
+    skipped: PerStep
     dtype: str
     torch_version: str
 
@@ -145,8 +151,20 @@ class Log:
         return _from_plain(plain)
 
 
+@cache
+def columns(of: Of) -> tuple[str, ...]:
+    """Return the fields of a log that have a number for each layer, parameter or step.
+
+    Example:
+        >>> columns("parameter")
+        ('gradient_norms', 'weight_norms', 'update_norms')
+
+    """
+    return tuple(each.name for each in fields(Log) if of in get_args(each.type)[1:])
+
+
 _WHOLE = ("steps", "times")
-_TENSORS = tuple(field.name for field in fields(Log) if field.type is Tensor)
+_TENSORS = tuple(each.name for each in fields(Log) if Tensor in (each.type, *get_args(each.type)))
 
 
 def _numbers_to_plain(values: Any) -> Any:  # noqa: ANN401, as deep as the tensor
@@ -167,15 +185,15 @@ def _numbers_from_plain(values: Any) -> Any:  # noqa: ANN401
 
 def _to_plain(log: Log) -> dict[str, Any]:
     plain: dict[str, Any] = {"format": FORMAT}
-    for field in fields(log):
-        value = getattr(log, field.name)
-        if field.name in _TENSORS:
+    for each in fields(log):
+        value = getattr(log, each.name)
+        if each.name in _TENSORS:
             # The shape is needed where a dimension is empty.
             numbers = _numbers_to_plain(value.flatten().tolist())
             value = {"shape": list(value.shape), "values": numbers}
-        elif field.name == "layers":
+        elif each.name == "layers":
             value = [asdict(layer) for layer in value]
-        plain[field.name] = value
+        plain[each.name] = value
     return plain
 
 
@@ -183,10 +201,10 @@ def _from_plain(plain: object) -> Log:
     found = plain.get("format") if isinstance(plain, dict) else None
     if not isinstance(plain, dict) or found != FORMAT:
         raise ValueError(f"a log needs format {FORMAT}, got {found!r}")
-    missing = [field.name for field in fields(Log) if field.name not in plain]
+    missing = [each.name for each in fields(Log) if each.name not in plain]
     if missing:
         raise ValueError(f"a log needs the fields {missing}, got only {sorted(plain)}")
-    values = {field.name: plain[field.name] for field in fields(Log)}
+    values = {each.name: plain[each.name] for each in fields(Log)}
     try:
         for name in _TENSORS:
             dtype = torch.int64 if name in _WHOLE else torch.float64
