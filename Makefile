@@ -106,7 +106,7 @@ lighthouse: book ## audit the heaviest chapter (needs node and a Chromium; not p
 	@npm install --silent --no-fund --no-audit --prefix _build/lighthouse lighthouse@$(LIGHTHOUSE)
 	@$(BIN)/python book/_tools/lighthouse.py
 
-test: $(VENV)/.test ## run the checks: ruff, tests, doctests, and each chapter against its stored outputs
+test: $(VENV)/.test ## run the checks: ruff, mypy, tests, doctests, and each chapter against its stored outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(RUNNER) $(PYTEST) --durations=10 --doctest-modules $(NBVAL) $(CHAPTERS) tests companion
