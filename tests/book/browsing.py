@@ -7,12 +7,14 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from chapters import chapter_files, toc_files
 from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import TimeoutError as WaitedInVain
 
 CHAPTERS = [f"{path.stem}.html" for path in chapter_files()]
 PAGES = [f"{path.stem}.html" for path in toc_files()]
 PAGES += ["index.html", "search.html", "genindex.html", "404.html"]
 HEIGHT = 900
 PATIENCE = 300_000  # milliseconds; a page that is well takes one, on a machine with nothing else
+SOON = 20_000  # milliseconds, after which a page is told of its size once more
 MODES = ("dark", "light")
 PHONE_WIDTHS = (320, 390)
 RATIOS = (1, 2, 3)  # pixels of the screen to one of the page
@@ -35,6 +37,18 @@ AT_REST = """width => {
     && document.getAnimations().every(each => each.playState !== "running")
     && [...document.querySelectorAll(boxes)].every(box => (box.tabIndex === 0)
       === (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight));
+}"""
+# The same, in words, of a page that does not come to rest.
+RESTLESS = """width => {
+  const boxes = "pre, .cell_output > .output, .pst-scrollable-table-container";
+  return JSON.stringify({asked: width, width: document.documentElement.clientWidth,
+    state: document.readyState, fonts: document.fonts.status, frame: window.lastFrame,
+    running: document.getAnimations().filter(each => each.playState === "running")
+      .map(each => each.transitionProperty || each.animationName || each.id),
+    unreachable: [...document.querySelectorAll(boxes)].filter(box => (box.tabIndex === 0)
+      !== (box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight))
+      .map(box => [box.outerHTML.slice(0, 80), box.tabIndex, box.scrollWidth, box.clientWidth,
+        box.scrollHeight, box.clientHeight])});
 }"""
 # What is seen beyond the left or right edge of the window and stands in no box that scrolls by
 # itself: boxes, and text that leaves its box. Also text that a box cuts off, and a page that can
@@ -151,7 +165,23 @@ def once_there(page: Page, script: str, arg: object = None) -> Any:  # noqa: ANN
 
 def rest(page: Page) -> None:
     """Wait until a page has come to rest."""
-    page.wait_for_function(AT_REST, arg=page.viewport_size["width"])
+    settle(page, page.viewport_size["width"])
+
+
+def settle(page: Page, width: int) -> None:
+    """Wait until a page of this width has come to rest; what is in the way of it is said.
+
+    The theme looks once, a third of a second after a change of size, at which boxes scroll. On a
+    machine so busy that the page is not done by then it never looks again, unless it is told.
+    """
+    try:
+        page.wait_for_function(AT_REST, arg=width, timeout=SOON)
+    except WaitedInVain:
+        page.evaluate("dispatchEvent(new Event('resize'))")
+        try:
+            page.wait_for_function(AT_REST, arg=width)
+        except WaitedInVain as error:
+            raise AssertionError(f"no rest: {page.evaluate(RESTLESS, width)}") from error
 
 
 def resize(page: Page, width: int) -> None:
@@ -165,7 +195,7 @@ def screen(page: Page, width: int, ratio: int) -> None:
     metrics = {"width": width, "height": HEIGHT, "deviceScaleFactor": ratio, "mobile": True}
     devtools = page.context.new_cdp_session(page)
     devtools.send("Emulation.setDeviceMetricsOverride", metrics)
-    page.wait_for_function(AT_REST, arg=width)
+    settle(page, width)
     assert page.evaluate("devicePixelRatio") == ratio
 
 

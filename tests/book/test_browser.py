@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
+from . import browsing
 from .browsing import MODES, PAGES, misplaced, resize, shade, violations, watched
 
 WIDTHS = (320, 360, 768, 1440)
@@ -89,3 +90,27 @@ def test_what_sticks_out_is_seen(planted: str, seen: list[str], tab: Page) -> No
     found = misplaced(tab)
     assert bool(found) == bool(seen), found
     assert all(any(word in each for each in found) for word in seen), found
+
+
+def test_a_page_that_does_not_come_to_rest_says_why(
+    tab: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "SOON", 300)
+    tab.set_default_timeout(300)
+    tab.set_content(
+        "<!doctype html><style>@keyframes turn { to { rotate: 1turn } }</style>"
+        "<p style='animation: turn 1s infinite'>it turns</p>"
+    )
+    with pytest.raises(AssertionError, match=r'no rest: .*"running":\["turn"\]'):
+        browsing.rest(tab)
+
+
+def test_a_page_that_looked_too_early_looks_again_when_told(
+    tab: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "SOON", 300)
+    tab.set_content("<!doctype html><pre style='overflow: auto; width: 3em'>longer than it</pre>")
+    told = "addEventListener('resize', () => document.querySelector('pre').tabIndex = 0)"
+    tab.evaluate(told)
+    browsing.rest(tab)
+    assert tab.evaluate("document.querySelector('pre').tabIndex") == 0
