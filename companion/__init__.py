@@ -23,9 +23,9 @@ of its name. Below those of the chapters stand the tools that several of them us
 * :mod:`companion.phase` -- where networks keep their gradient, and where they can be trained
 * :mod:`companion.shattering` -- how soon gradients at two inputs have nothing in common
 * :mod:`companion.deep_linear` -- deep linear networks, whose learning can be solved exactly
-* :mod:`companion.data` -- real data that ships with a dependency
+* :mod:`companion.data` -- real data that ships with a dependency, and draws that a seed decides
 * :mod:`companion.checks` -- what the visible checks of an assignment call, and its own numbers
-* :mod:`companion.tables` -- counts that chaos decides, in words that survive it
+* :mod:`companion.tables` -- medians and counts as chapters print them, alike on every machine
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
 * :mod:`companion.explore` -- sliders that work in a notebook and in a page without a kernel
 

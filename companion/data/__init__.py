@@ -1,4 +1,4 @@
-"""Real data, split once and for all."""
+"""Real data, split once and for all, and synthetic data that a seed decides."""
 
 from companion.data.draws import normal
 from companion.data.sets import (
