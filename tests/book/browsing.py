@@ -171,8 +171,8 @@ def rest(page: Page) -> None:
 def settle(page: Page, width: int) -> None:
     """Wait until a page of this width has come to rest; what is in the way of it is said.
 
-    The theme looks once, a third of a second after a change of size, at which boxes scroll. On a
-    machine so busy that the page is not done by then it never looks again, unless it is told.
+    The theme looks once, a third of a second after a change of size, at which boxes scroll. A page
+    that is not done by then, as may be on a busy machine, is told of its size once more.
     """
     try:
         page.wait_for_function(AT_REST, arg=width, timeout=SOON)
