@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from companion import activations
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
-from companion._lib.random import seed_list
 from companion.activations import Activation
 from companion.initialization import variance_scaling_
 
@@ -119,7 +119,7 @@ def random_mlp(
     if len(sizes) < 2:
         raise ValueError(f"sizes needs an input and at least one layer, got {list(sizes)}")
     sizes = [positive_integer("each of sizes", size) for size in sizes]
-    generators = [torch.Generator().manual_seed(seed) for seed in seed_list(seeds)]
+    generators = random.generators(random.seed_list(seeds))
     weights = [torch.empty(len(generators), *shape, dtype=dtype) for shape in weight_shapes(sizes)]
     for weight in weights:
         for one, generator in zip(weight, generators, strict=True):
@@ -422,13 +422,12 @@ def gradient_flow(
     """
     if not settings:
         raise ValueError("settings needs at least one setting, got none")
-    seeds = seed_list(seeds)
+    seeds = random.seed_list(seeds)
     sizes = [positive_integer("width", width)] * (positive_integer("depth", depth) + 1)
     unit = random_mlp(sizes, "identity", seeds=seeds)
-    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seeds]
     shape = (2, positive_integer("examples", examples), width)
-    draws = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
-    inputs, output_delta = torch.stack(draws, dim=1)
+    draws = random.normal(random.generators(seeds, "inputs"), *shape)
+    inputs, output_delta = draws.unbind(1)
     inputs = inputs * math.sqrt(non_negative("input_mean_square", input_mean_square))
     flows = []
     for setting in settings:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from companion import activations, backprop, meanfield, products
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion.backprop import MLP
 
@@ -227,7 +228,7 @@ def singular_values(
         raise ValueError(f"model has a Jacobian that is not finite in {dtype}; see lyapunov()")
     values = torch.linalg.svdvals(jacobians)
     error = torch.finfo(dtype).eps * max(jacobians.shape[-2:]) * values[..., 0]
-    generator = torch.Generator().manual_seed(seed)
+    generator = random.generator(seed)
     for _ in range(CHANGES):
         changed = end_to_end(
             _last_bits(model, dtype, generator), _changed(inputs.to(dtype), generator), dtype=dtype

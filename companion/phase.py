@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from companion import activations, backprop
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion._lib.progress import bar
 from companion.activations import Activation
@@ -91,13 +92,11 @@ def gradient_diagram(
     activation = activations.get(activation)
     deepest = max(depths)
     unit = backprop.random_mlp([width] * (deepest + 1), "identity", seeds=seeds)
-    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in range(seeds)]
+    generators = random.generators(range(seeds), "inputs")
     shape = (2, positive_integer("examples", examples), width)
-    draws = torch.stack([_normal(g, *shape) for g in generators], dim=1)
+    draws = random.normal(generators, *shape).transpose(0, 1)
     # Drawn a layer at a time: torch draws a small tensor otherwise than the head of a large one.
-    shift = torch.stack(
-        [torch.stack([_normal(g, width) for g in generators]) for _ in range(deepest)]
-    )
+    shift = torch.stack([random.normal(generators, width) for _ in range(deepest)])
     shift = shift * math.sqrt(non_negative("bias_variance", bias_variance))
     scale = std.reshape(-1, 1, 1)  # beside (variances, examples, units) of a seed
     flows = []
@@ -120,10 +119,6 @@ def _axes(weight_variances: Sequence[float], depths: Sequence[int]) -> tuple[Ten
     variances = [non_negative("each of weight_variances", value) for value in weight_variances]
     depths = [positive_integer("each of depths", depth) for depth in depths]
     return torch.tensor(variances, dtype=torch.float64).sqrt(), depths
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _carried_back(
@@ -216,11 +211,11 @@ def trainability(
         network = _stack([data.train_inputs.shape[-1], *hidden, classes], activation, std, seeds)
         _draw_biases(network, non_negative("bias_variance", bias_variance), seeds)
         network = _as_type(network, dtype)
-        generators = [torch.Generator().manual_seed(seed + 2**32) for seed in range(seeds)]
-        size = (positive_integer("batch_size", batch_size),)
+        generators = random.generators(range(seeds), "batches")
+        count, size = len(data.train_inputs), positive_integer("batch_size", batch_size)
         for _ in range(positive_integer("steps", steps)):
-            rows = [torch.randint(len(data.train_inputs), size, generator=g) for g in generators]
-            batch = torch.stack(rows).repeat(len(std), 1)  # a seed's is the same for all variances
+            rows = random.rows(generators, count, size)
+            batch = rows.repeat(len(std), 1)  # a seed's is the same for all variances
             _descend(
                 network,
                 data.train_inputs[batch],
@@ -247,10 +242,10 @@ def _as_type(network: MLP, dtype: torch.dtype) -> MLP:
 
 
 def _draw_biases(network: MLP, variance: float, seeds: int) -> None:
-    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in range(seeds)]
+    generators = random.generators(range(seeds), "inputs")
     assert network.biases is not None  # _stack draws them
     for bias in network.biases:
-        draws = torch.stack([_normal(g, bias.shape[-1]) for g in generators])
+        draws = random.normal(generators, bias.shape[-1])
         bias.copy_(math.sqrt(variance) * draws.repeat(len(bias) // seeds, 1))
 
 

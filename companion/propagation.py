@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from companion import activations, backprop, initialization
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion._lib.probing import LAYERS
 from companion._lib.progress import bar
-from companion._lib.random import seed_list
 from companion.activations import Activation
 from companion.backprop import MLP
 from companion.data import Split
@@ -137,7 +137,7 @@ def random_network(
         [(4, 5, 3), (4, 2, 5)]
 
     """
-    scheme, seeds = initialization.get(scheme), seed_list(seeds)
+    scheme, seeds = initialization.get(scheme), random.seed_list(seeds)
     shapes = backprop.weight_shapes(_sizes(sizes))
     squares = [scheme.variance(into, out) for out, into in shapes]
     weights = [torch.empty(len(seeds), *shape, dtype=torch.float64) for shape in shapes]
@@ -145,7 +145,7 @@ def random_network(
     spreads = _bias_variances(scheme, squares, bias_variance)
     distribution = "normal" if bias_variance is not None else scheme.distribution
     for i, seed in enumerate(seeds):
-        generator = torch.Generator().manual_seed(seed)
+        generator = random.generator(seed)
         for weight, bias, spread in zip(weights, biases, spreads, strict=True):
             scheme.fill_(weight[i], generator=generator)
             if spread:
@@ -188,12 +188,9 @@ def measured_variance(
 
     """
     network = random_network(sizes, activation, scheme, bias_variance=bias_variance, seeds=seeds)
-    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seed_list(seeds)]
+    generators = random.generators(random.seed_list(seeds), "inputs")
     shapes = [(positive_integer("examples", examples), n) for n in (sizes[0], sizes[-1])]
-    inputs, output_delta = (
-        torch.stack([torch.randn(s, generator=g, dtype=torch.float64) for g in generators])
-        for s in shapes
-    )
+    inputs, output_delta = (random.normal(generators, *shape) for shape in shapes)
     inputs = inputs * math.sqrt(non_negative("input_mean_square", input_mean_square))
     output_delta = output_delta * math.sqrt(non_negative("output_mean_square", output_mean_square))
     return network_variance(network, inputs, output_delta)
@@ -394,7 +391,7 @@ def log_gradients(
         True
 
     """
-    seeds = seed_list(seeds)
+    seeds = random.seed_list(seeds)
     widths = torch.tensor(_sizes(sizes)[1:], dtype=torch.float64)
     rows = []
     for some in _batches(seeds, entries=sum(a * b for a, b in backprop.weight_shapes(sizes))):
@@ -467,7 +464,7 @@ def activation_path(
     record_every = positive_integer("record_every", record_every)
     rate = non_negative("learning_rate", learning_rate)
     network = _copy(network)
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(network.weights[0]))]
+    generators = random.generators(range(seed, seed + len(network.weights[0])))
     times, means = [], []
     for step in bar(range(steps + 1), "training", show=progress):
         if step % record_every == 0 or step == steps:
@@ -491,8 +488,7 @@ def _copy(network: MLP) -> MLP:
 def _rows(count: int, size: int | None, generators: list[torch.Generator]) -> Tensor:
     if size is None:
         return torch.arange(count).expand(len(generators), count)
-    shape = (positive_integer("batch_size", size),)
-    return torch.stack([torch.randint(count, shape, generator=g) for g in generators])
+    return random.rows(generators, count, positive_integer("batch_size", size))
 
 
 def _descend(network: MLP, inputs: Tensor, targets: Tensor, rate: float) -> None:

@@ -1,6 +1,6 @@
 """Real data, split once and for all, and synthetic data that a seed decides."""
 
-from companion.data.draws import normal
+from companion.data.draws import generator, manual_seed, normal
 from companion.data.sets import (
     Split,
     digits,
@@ -9,5 +9,7 @@ from companion.data.sets import (
 __all__ = [
     "Split",
     "digits",
+    "generator",
+    "manual_seed",
     "normal",
 ]

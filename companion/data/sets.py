@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from companion._lib import random
 from companion._lib.arguments import positive_integer
 
 
@@ -59,8 +60,9 @@ def digits(
     images, labels = load_digits(return_X_y=True)
     if not 10 <= positive_integer("test_size", test_size) <= len(images) - 10:
         raise ValueError(f"test_size must be from 10 to {len(images) - 10}, got {test_size}")
+    state = random.mixed(seed) % 2**32  # scikit-learn takes no larger one
     train, test, train_labels, test_labels = train_test_split(
-        images, labels, test_size=test_size, random_state=seed, stratify=labels
+        images, labels, test_size=test_size, random_state=state, stratify=labels
     )
     if standardize:
         scaler = StandardScaler().fit(train)

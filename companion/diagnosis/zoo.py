@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from companion._lib import random
 from companion._lib.arguments import one_of
 from companion.data import Split, digits
 
@@ -174,7 +175,7 @@ def _rare(recipe: Recipe) -> Task:
 
 
 def _waves(recipe: Recipe) -> Task:
-    g = torch.Generator().manual_seed(1)
+    g = random.generator(1)
     x = torch.randn(1024, 8, generator=g, dtype=torch.float64)
     y = torch.stack([torch.sin(x[:, 0] + x[:, 1]), x[:, 2].tanh() * 1.3 + 0.2 * x[:, 3]], dim=1)
     return Task(x, (y - y.mean(0)) / y.std(0), 2, functional.mse_loss, 0.35)
@@ -186,7 +187,7 @@ def _copy(recipe: Recipe) -> Task:
 
 
 def _bags(recipe: Recipe) -> Task:
-    g = torch.Generator().manual_seed(2)
+    g = random.generator(2)
     tokens = torch.randint(50, (1024, 12), generator=g)
     score = torch.randn(50, 3, generator=g, dtype=torch.float64)
     return Task(tokens, score[tokens].sum(1).argmax(1), 3, functional.cross_entropy, 0.45)
@@ -194,7 +195,7 @@ def _bags(recipe: Recipe) -> Task:
 
 def _rows(recipe: Recipe) -> Task:
     """Return sequences of tokens that bear numbers: the mean over them of a product."""
-    g = torch.Generator().manual_seed(3)
+    g = random.generator(3)
     x = torch.randn(1024, 6, 4, generator=g, dtype=torch.float64)
     y = (x[..., 0].tanh() * 2 + x[..., 1] * 0.5).mean(1, keepdim=True)
     return Task(x, y / y.std(), 1, functional.mse_loss, 0.25)
@@ -202,7 +203,7 @@ def _rows(recipe: Recipe) -> Task:
 
 def _recall(recipe: Recipe) -> Task:
     """Return sequences whose first step says which of two classes they are of; noise follows."""
-    g = torch.Generator().manual_seed(4)
+    g = random.generator(4)
     x = torch.randn(1024, 16, 3, generator=g, dtype=torch.float64) * 0.3
     y = torch.randint(2, (1024,), generator=g)
     x[:, 0, 0] = 2.0 * y - 1
@@ -218,7 +219,7 @@ def _adding(recipe: Recipe) -> Task:
     from companion.lstms import tasks
 
     steps = 40 if recipe.task == "adding-long" else 16
-    x, y = tasks.adding(steps).draw(1024, torch.Generator().manual_seed(5))
+    x, y = tasks.adding(steps).draw(1024, random.generator(5))
     return Task(x.transpose(0, 1).contiguous(), y.unsqueeze(1), 1, functional.mse_loss, 0.08)
 
 
@@ -250,7 +251,7 @@ def task(recipe: Recipe) -> Task:
         features = x.shape[-1]
         x = x * torch.logspace(0, math.log10(recipe.by), features, dtype=x.dtype)
     if recipe.label_noise:
-        g = torch.Generator().manual_seed(6)
+        g = random.generator(6)
         wrong = torch.rand(len(y), generator=g) < recipe.label_noise
         y = torch.where(wrong, torch.randint(found.outputs, y.shape, generator=g), y)
         # Guessing costs ln C where the label is noise, and a little is lost in not knowing where.
@@ -433,7 +434,7 @@ def build(recipe: Recipe, seed: int = 0) -> nn.Module:
     """
     found = task(recipe)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(random.mixed(seed))
         network = NETWORKS[one_of("network", recipe.network, NETWORKS)]
         model = network(recipe, found.inputs[:1], found.outputs).double()
         _draw_(model, recipe)
@@ -495,7 +496,7 @@ def _round_gradients(model: nn.Module) -> None:
 
 
 def _batches(found: Task, recipe: Recipe, seed: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
+    generator = random.generator(seed)
     count = len(found.inputs)
 
     def draw(step: int) -> tuple[Tensor, Tensor]:
@@ -552,7 +553,7 @@ def run(case: Case, seed: int = 0) -> Run:
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = OPTIMIZERS[recipe.optimizer](learning, lr=recipe.learning_rate)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(random.mixed(seed))
         for step in range(recipe.warm):
             _step(recipe, found, model, optimizer, draw(step))
         with GradientMonitor(model, every=recipe.every) as monitor:

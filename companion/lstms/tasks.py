@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion import data, training
+from companion._lib import random
 from companion._lib.arguments import one_of, positive_integer
 from companion._lib.progress import bar
 from companion._lib.stacking import scaled
@@ -285,7 +286,7 @@ def networks(
     hidden = positive_integer("hidden", hidden)
     made, heads = [], []
     for seed in range(positive_integer("seeds", seeds)):
-        generator = torch.Generator().manual_seed(seed)
+        generator = random.generator(seed)
         layer = entry.make(task.features, hidden).double()
         cells.default_(layer, generator=generator)
         if entry.initialize is not None:
@@ -374,7 +375,7 @@ def train(
         raise ValueError(f"max_norm must be above 0, got {entry.max_norm}")
     parameters = [parameter.requires_grad_() for parameter in made.parameters]
     optimizer = entry.optimizer(parameters)
-    generators = [torch.Generator().manual_seed(data_seed + i) for i in range(seeds)]
+    generators = random.generators(range(data_seed, data_seed + seeds))
     bound = torch.as_tensor(entry.max_norm, dtype=dtype)
     losses, norms = [], []
     done = torch.zeros(seeds, dtype=torch.bool)
@@ -476,7 +477,7 @@ def score(run: Run, task: Task | None = None, *, examples: int = 500, seed: int 
     """
     task = run.task if task is None else task
     networks = run.networks
-    generator = torch.Generator().manual_seed(seed)
+    generator = random.generator(seed)
     x, y = task.draw(positive_integer("examples", examples), generator)
     count, dtype = len(networks.weight), networks.weight.dtype
     inputs = x.to(dtype).unsqueeze(1).expand(-1, count, -1, -1)

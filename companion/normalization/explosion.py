@@ -10,15 +10,15 @@ Source: Yang et al. (2019), arXiv 1902.08129.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from companion import activations
-from companion._lib import quadrature
+from companion._lib import quadrature, random
 from companion._lib.arguments import non_negative, one_of, positive_integer
-from companion._lib.random import seed_list
 from companion.activations import Activation
 from companion.normalization.norms import NORMS, standardize
 
@@ -166,15 +166,10 @@ def gradient_flow(
     """
     phi = activations.get(activation)
     over = {"none": None, "batch": -2, "layer": -1}[one_of("norm", norm, NORMS)]
-    seeds = seed_list(seeds)
+    seeds = random.seed_list(seeds)
     width, depth = positive_integer("width", width), positive_integer("depth", depth)
     std = math.sqrt(non_negative("weight_variance", weight_variance) / width)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def draw(*shape: int) -> Tensor:
-        return torch.stack(
-            [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
-        )
+    draw = partial(random.normal, random.generators(seeds))
 
     def normalized(x: Tensor) -> Tensor:
         return x if over is None else standardize(x, over, eps=eps)

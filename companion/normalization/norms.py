@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion._lib.probing import LAYERS
 
@@ -419,7 +420,7 @@ def input_residuals(
 def _output_gradient(given: Tensor | None, output: Tensor, seed: int) -> Tensor:
     if given is None:
         # Far from the seeds of inputs: a gradient equal to the input would not pass at all.
-        generator = torch.Generator().manual_seed(seed + 2**31)
+        generator = random.generator(seed, "inputs")
         return torch.randn(output.shape, generator=generator, dtype=output.dtype)
     _of_shape("output_gradient", given, output.shape)
     return given
@@ -514,7 +515,7 @@ def batch_noise(batch_size: int, *, draws: int = 10_000, seed: int = 0) -> Batch
     size, draws = _batch_of_two(batch_size), positive_integer("draws", draws)
     if draws < 2:
         raise ValueError(f"draws must be at least 2, got {draws}")
-    generator = torch.Generator().manual_seed(seed)
+    generator = random.generator(seed)
     x = torch.randn(size, draws, generator=generator, dtype=torch.float64)
     mean, var = x.new_zeros(draws), x.new_zeros(draws)
     x_hat = batch_norm(x, mean, var, training=True, momentum=1.0, eps=0.0)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from companion import activations, training
+from companion._lib import random
 from companion._lib.arguments import finite, non_negative, one_of, positive_integer
-from companion._lib.random import seed_list
 from companion.activations import Activation
 from companion.data import Split, digits
 from companion.initialization import variance_scaling_
@@ -284,7 +284,7 @@ def networks(
         (5, 2)
 
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seed_list(seeds)]
+    generators = random.generators(random.seed_list(seeds))
     return [Stack(design, inputs=inputs, outputs=outputs, generator=g) for g in generators]
 
 
@@ -360,7 +360,7 @@ def degradation(
     # The whole training set is what is scored.
     data = data._replace(test_inputs=data.train_inputs, test_targets=data.train_targets)
     classes = int(data.train_targets.max()) + 1
-    seeds = seed_list(seeds)
+    seeds = random.seed_list(seeds)
     found: list[tuple[Tensor, Tensor]] = []
     for kind in kinds:
         for count in layers:

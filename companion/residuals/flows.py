@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from companion import activations
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
-from companion._lib.random import seed_list
 from companion._lib.stacking import stack
 from companion.meanfield import gaussian_mean, half_distance
 from companion.residuals.blocks import Design, Stack, branch_words, networks
@@ -68,11 +68,10 @@ def flow(
         [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
     """
-    seeds = seed_list(seeds)
+    seeds = random.seed_list(seeds)
     shape = (2, positive_integer("examples", examples), design.width)
-    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seeds]
-    draws = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
-    inputs, output_gradients = torch.stack(draws, dim=1)
+    draws = random.normal(random.generators(seeds, "inputs"), *shape)
+    inputs, output_gradients = draws.unbind(1)
     inputs = inputs * math.sqrt(non_negative("input_mean_square", input_mean_square))
     return flow_of(networks(design, seeds=seeds), inputs, output_gradients)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from companion._lib import random
 from companion._lib.arguments import positive_integer
 from companion._lib.probing import Loss, probed
 from companion._lib.progress import bar
@@ -178,15 +179,12 @@ def train(
 def _batches(
     data: Split, batch_size: int | None, seeds: Sequence[int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    count = len(data.train_inputs)
-    size = None if batch_size is None else (positive_integer("batch_size", batch_size),)
+    generators, count = random.generators(seeds), len(data.train_inputs)
+    size = None if batch_size is None else positive_integer("batch_size", batch_size)
+    index = torch.arange(count).expand(len(generators), count)
     while True:
-        rows = [
-            torch.arange(count) if size is None else torch.randint(count, size, generator=g)
-            for g in generators
-        ]
-        index = torch.stack(rows)
+        if size is not None:
+            index = random.rows(generators, count, size)
         yield data.train_inputs[index], data.train_targets[index]
 
 

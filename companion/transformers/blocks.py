@@ -18,8 +18,8 @@ from torch.func import functional_call, vmap
 from torch.nn.utils import skip_init
 
 from companion import activations
+from companion._lib import random
 from companion._lib.arguments import non_negative, one_of, positive_integer
-from companion._lib.random import seed_list
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
 from companion.meanfield import chi, half_distance
@@ -242,7 +242,7 @@ def networks(
             positive_integer("features", features),
             positive_integer("outputs", outputs),
         )
-    generators = [torch.Generator().manual_seed(seed) for seed in seed_list(seeds)]
+    generators = random.generators(random.seed_list(seeds))
     return [Transformer(design, reader, generator) for generator in generators]
 
 
@@ -285,12 +285,10 @@ def flow(
         ((2, 7), (2, 3))
 
     """
-    seeds = seed_list(seeds)
+    seeds = random.seed_list(seeds)
     count = (positive_integer("sequences", sequences), positive_integer("tokens", tokens))
-    generators = [torch.Generator().manual_seed(seed + 2**31) for seed in seeds]
-    shape = (2, *count, design.width)
-    draws = [torch.randn(shape, generator=g, dtype=torch.float64) for g in generators]
-    inputs, output_gradients = torch.stack(draws, dim=1)
+    draws = random.normal(random.generators(seeds, "inputs"), 2, *count, design.width)
+    inputs, output_gradients = draws.unbind(1)
     skeleton, parameters = stack(networks(design, seeds=seeds))
 
     def run(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
