@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from companion._lib import random
 from companion._lib.arguments import one_of, positive_integer
 from companion._lib.progress import bar
 from companion.products import gaussian_factors, rotations
@@ -116,7 +117,7 @@ def steps_to_learn(
     learning_rates: Sequence[float],
     fraction: float = 0.05,
     steps: int = 250,
-    seeds: int = 1,
+    seeds: int | Sequence[int] = 1,
     progress: bool = True,
 ) -> Tensor:
     """Return how many steps it takes to bring the loss to ``fraction`` of where it began.
@@ -132,7 +133,7 @@ def steps_to_learn(
         learning_rates: R learning rates, each divided by ``depth`` before use.
         fraction: of the first loss.
         steps: the budget.
-        seeds: independent networks and targets.
+        seeds: the seeds to draw, or how many, counting from 0; each with a target of its own.
         progress: whether to show a bar.
 
     Returns:
@@ -142,10 +143,11 @@ def steps_to_learn(
 
     """
     draw = {"orthogonal": rotations, "gaussian": gaussian_factors}[one_of("start", start, STARTS)]
-    factors = draw(n, depth, seeds=seeds, seed=0).unsqueeze(0)
+    seeds = random.seed_list(seeds)
+    factors = draw(n, depth, seeds=seeds).unsqueeze(0)
     rates = torch.tensor(list(learning_rates), dtype=torch.float64) / depth
     weights = [factors[:, :, layer].expand(len(rates), -1, -1, -1) for layer in range(depth)]
-    target = gaussian_factors(n, 1, seeds=seeds, seed=1)[:, 0]
+    target = random.normal(random.generators(seeds, "inputs"), n, n) / math.sqrt(n)
     products = learn(
         weights, target, learning_rate=rates.view(-1, 1, 1, 1), steps=steps, progress=progress
     )

@@ -298,7 +298,8 @@ def lyapunov(network: MLP, inputs: Tensor, *, seed: int = 0) -> Tensor:
         raise ValueError(f"network has a layer narrower than both its ends: sizes {sizes}")
     factors, slopes = _ordered(network, cache, from_output=from_output)
     # In a random frame the directions that a layer loses come last, where QR can tell them.
-    frame = factors[0].mT.unsqueeze(-3) @ products.rotations(k, 1, seed=seed)[0, 0]
+    (start,) = torch.linalg.qr(random.normal([random.generator(seed, "inputs")], k, k)).Q
+    frame = factors[0].mT.unsqueeze(-3) @ start
     frame = frame.expand(*cache.output.shape[:-1], *frame.shape[-2:])
     frame, logs = _orthonormalized(frame)
     for slope, factor in zip(slopes, factors[1:], strict=True):
@@ -366,7 +367,7 @@ def spectra(
     *,
     width: int = 100,
     depth: int = 8,
-    seeds: int = 10,
+    seeds: int | Sequence[int] = 10,
     input_mean_square: float = 1.0,
 ) -> Tensor:
     """Draw networks and return the singular values of ∂a_L/∂a_0 = D_L W_L … D_1 W_1.
@@ -387,19 +388,19 @@ def spectra(
     """
     if not ensembles:
         raise ValueError("ensembles needs at least one ensemble, got none")
+    seeds = random.seed_list(seeds)
     draws = {
         "gaussian": products.gaussian_factors(width, depth, seeds=seeds),
-        "orthogonal": products.rotations(width, depth, seeds=seeds, seed=1),
+        "orthogonal": products.rotations(width, depth, seeds=seeds),
     }
-    generator = torch.Generator().manual_seed(2)
-    inputs = torch.randn(seeds, 1, width, generator=generator, dtype=torch.float64)
+    inputs = random.normal(random.generators(seeds, "inputs"), 1, width)
     inputs = inputs * math.sqrt(non_negative("input_mean_square", input_mean_square))
     found = []
     for ensemble in ensembles:
         unit = draws[one_of("weights", ensemble.weights, WEIGHTS)]
         weights = (unit * math.sqrt(non_negative("scale", ensemble.scale))).unbind(1)
         # An identity on top makes the last activation a hidden one.
-        top = torch.eye(width, dtype=torch.float64).expand(seeds, -1, -1)
+        top = torch.eye(width, dtype=torch.float64).expand(len(seeds), -1, -1)
         network = MLP((*weights, top), None, activations.get(ensemble.activation))
         found.append(torch.linalg.svdvals(end_to_end(network, inputs)).squeeze(-2))
     return torch.stack(found)

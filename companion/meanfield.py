@@ -11,7 +11,7 @@ Mean and variance apart, for networks that normalize themselves: Klambauer et al
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from companion import activations
-from companion._lib import quadrature
+from companion._lib import quadrature, random
 from companion._lib.arguments import non_negative, positive_integer
 from companion.activations import Activation
 
@@ -513,8 +513,7 @@ def measured_moments(
     weight_variance: float = 1.0,
     depth: int = 50,
     width: int = 256,
-    seeds: int = 8,
-    seed: int = 0,
+    seeds: int | Sequence[int] = 8,
     examples: int = 32,
     input_variance: float = 1.0,
 ) -> Moments:
@@ -527,8 +526,7 @@ def measured_moments(
         weight_variance: σ_w²: 1 for LeCun, 2 for He.
         depth: number of layers.
         width: units in every layer, and number of inputs.
-        seeds: how many networks.
-        seed: of the draws.
+        seeds: the seeds to draw, or how many, counting from 0.
         examples: inputs for each network.
         input_variance: of the inputs.
 
@@ -543,15 +541,13 @@ def measured_moments(
     """
     phi = activations.get(activation)
     depth, width = positive_integer("depth", depth), positive_integer("width", width)
-    seeds, examples = positive_integer("seeds", seeds), positive_integer("examples", examples)
-    generator = torch.Generator().manual_seed(seed)
+    generators = random.generators(random.seed_list(seeds))
 
     def draw(rows: int, variance: float) -> Tensor:
-        numbers = torch.randn(seeds, rows, width, generator=generator, dtype=torch.float64)
-        return numbers * math.sqrt(variance)
+        return random.normal(generators, rows, width) * math.sqrt(variance)
 
     each = non_negative("weight_variance", weight_variance) / width
-    a = draw(examples, non_negative("input_variance", input_variance))
+    a = draw(positive_integer("examples", examples), non_negative("input_variance", input_variance))
     layers = []
     for _ in range(depth):
         a = phi.function(a @ draw(width, each).mT)

@@ -11,13 +11,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 
 
 def gaussian_factors(
-    n: int, depth: int, *, scale: float = 1.0, seeds: int = 1, seed: int = 0
+    n: int, depth: int, *, scale: float = 1.0, seeds: int | Sequence[int] = 1
 ) -> Tensor:
     """Draw ``depth`` independent n×n matrices with normal entries of variance ``scale / n``.
+
+    Args:
+        n: rows and columns.
+        depth: matrices for each seed.
+        scale: n times the variance of an entry.
+        seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
         float64 tensor of shape (seeds, depth, n, n).
@@ -28,15 +35,18 @@ def gaussian_factors(
         ((3, 4, 50, 50), 2.0)
 
     """
-    shape = [positive_integer("seeds", seeds), positive_integer("depth", depth)]
-    n = positive_integer("n", n)
-    generator = torch.Generator().manual_seed(seed)
-    draw = torch.randn(*shape, n, n, generator=generator, dtype=torch.float64)
-    return draw * math.sqrt(non_negative("scale", scale) / n)
+    depth, n = positive_integer("depth", depth), positive_integer("n", n)
+    generators = random.generators(random.seed_list(seeds))
+    return random.normal(generators, depth, n, n) * math.sqrt(non_negative("scale", scale) / n)
 
 
-def rotations(n: int, depth: int, *, seeds: int = 1, seed: int = 0) -> Tensor:
+def rotations(n: int, depth: int, *, seeds: int | Sequence[int] = 1) -> Tensor:
     """Draw ``depth`` independent n×n orthogonal matrices, uniformly (Haar).
+
+    Args:
+        n: rows and columns.
+        depth: matrices for each seed.
+        seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
         float64 tensor of shape (seeds, depth, n, n).
@@ -50,14 +60,19 @@ def rotations(n: int, depth: int, *, seeds: int = 1, seed: int = 0) -> Tensor:
         True
 
     """
-    q, r = torch.linalg.qr(gaussian_factors(n, depth, seeds=seeds, seed=seed))
+    q, r = torch.linalg.qr(gaussian_factors(n, depth, seeds=seeds))
     return q * torch.sign(torch.diagonal(r, dim1=-2, dim2=-1)).unsqueeze(-2)
 
 
 def factors_with_singular_values(
-    values: Sequence[float], depth: int, *, seeds: int = 1, seed: int = 0
+    values: Sequence[float], depth: int, *, seeds: int | Sequence[int] = 1
 ) -> Tensor:
     """Draw ``depth`` independent matrices with these singular values and uniform directions.
+
+    Args:
+        values: the n singular values.
+        depth: matrices for each seed.
+        seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
         float64 tensor of shape (seeds, depth, n, n) with n = len(values).
@@ -71,7 +86,7 @@ def factors_with_singular_values(
     spectrum = torch.tensor(
         [non_negative("each of values", value) for value in values], dtype=torch.float64
     )
-    both = rotations(len(spectrum), 2 * depth, seeds=seeds, seed=seed)
+    both = rotations(len(spectrum), 2 * depth, seeds=seeds)
     return (both[:, :depth] * spectrum) @ both[:, depth:]
 
 
@@ -83,7 +98,7 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
 
     Args:
         factors: tensor of shape (seeds, depth, n, n); factor 0 is applied first.
-        seed: of the random direction.
+        seed: the direction of product i is drawn with seed ``seed + i``, beside the factors' own.
 
     Returns:
         Tensor of shape (seeds, depth); -inf from where a factor has made the vector 0.
@@ -99,9 +114,9 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
     """
     if floating("factors", factors).dim() != 4 or factors.shape[-1] != factors.shape[-2]:
         raise ValueError(f"factors need shape (seeds, depth, n, n), got {tuple(factors.shape)}")
-    generator = torch.Generator().manual_seed(seed)
     seeds, depth, n, _ = factors.shape
-    vector = torch.randn(seeds, n, 1, generator=generator, dtype=torch.float64).to(factors.dtype)
+    generators = random.generators(range(seed, seed + seeds), "inputs")
+    vector = random.normal(generators, n, 1).to(factors.dtype)
     vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True)
     logs = []
     for layer in range(depth):
@@ -118,7 +133,7 @@ def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dic
     Args:
         factors: tensor of shape (seeds, depth, n, n).
         directions: random directions for the mean log stretch, for each factor.
-        seed: of those directions.
+        seed: of those directions, which are the same for all the factors.
 
     Returns:
         ``largest``, ``median`` and ``smallest`` singular value, ``spectral radius``,
@@ -134,8 +149,7 @@ def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dic
     """
     singular = torch.linalg.svdvals(factors)
     n = factors.shape[-1]
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.randn(n, directions, generator=generator, dtype=torch.float64).to(factors.dtype)
+    (u,) = random.normal([random.generator(seed, "inputs")], n, directions).to(factors.dtype)
     u = u / torch.linalg.vector_norm(u, dim=0)
     stretch = torch.linalg.vector_norm(factors @ u, dim=-2)
     return {

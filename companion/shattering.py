@@ -9,11 +9,13 @@ Source: Balduzzi et al. (2017), arXiv 1702.08591.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from companion import activations, meanfield
+from companion._lib import random
 from companion._lib.arguments import non_negative, positive_integer
 from companion.activations import Activation
 
@@ -28,8 +30,7 @@ def gradient_correlation(
     width: int = 128,
     examples: int = 64,
     compared: int = 8,
-    seeds: int = 16,
-    seed: int = 0,
+    seeds: int | Sequence[int] = 16,
 ) -> Tensor:
     """Measure the correlation of the gradients at two orthogonal inputs of random networks.
 
@@ -46,8 +47,7 @@ def gradient_correlation(
         width: units in every layer, and number of inputs.
         examples: orthogonal inputs, at most ``width``.
         compared: of how many of them gradients are taken.
-        seeds: how many networks.
-        seed: of the draws.
+        seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
         float64 tensor of shape (seeds, len(depths)); NaN where a gradient is zero.
@@ -70,17 +70,12 @@ def gradient_correlation(
             "compared, examples and width must be in this order, and 2 or more; got "
             f"{compared}, {examples} and {width}"
         )
-    generator = torch.Generator().manual_seed(seed)
-    shape = (positive_integer("seeds", seeds), width, width)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+    draw = partial(random.normal, random.generators(random.seed_list(seeds)))
     std = math.sqrt(non_negative("weight_variance", weight_variance) / width)
-    x = torch.linalg.qr(draw(*shape)).Q[:, :examples] * math.sqrt(width)
+    x = torch.linalg.qr(draw(width, width)).Q[:, :examples] * math.sqrt(width)
     weights, factors = [], []
     for _ in range(max(depths)):
-        weights.append(draw(*shape) * std)
+        weights.append(draw(width, width) * std)
         mean, scale = 0.0, torch.ones(())
         if batch_norm:
             mean, scale = x.mean(1, keepdim=True), x.std(1, keepdim=True, correction=0)
@@ -89,7 +84,7 @@ def gradient_correlation(
         x = residual * x + phi.function(z) @ weights[-1].mT
     found = []
     for depth in depths:
-        gradient = draw(shape[0], 1, width).expand(-1, compared, -1)
+        gradient = draw(1, width).expand(-1, compared, -1)
         for weight, factor in zip(weights[depth - 1 :: -1], factors[depth - 1 :: -1], strict=True):
             gradient = residual * gradient + (gradient @ weight) * factor
         found.append(_mean_cosine(gradient))

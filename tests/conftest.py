@@ -13,6 +13,14 @@ import pytest
 mpl.use("agg")
 
 
+def pytest_configure() -> None:
+    """Refuse to start where every seed stands for another one: no stored number would come out."""
+    if os.environ.get("COURSE_REPETITION"):
+        raise pytest.UsageError(
+            "COURSE_REPETITION is set, which redraws all that is random; unset it to run the tests"
+        )
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what was skipped and why, a line for each reason."""

@@ -186,6 +186,17 @@ def threads_are_left_alone(chapter: Chapter) -> list[str]:
     ]
 
 
+def draws_can_be_repeated(chapter: Chapter) -> list[str]:
+    """Generators are seeded by companion.data, so that one number draws the chapter anew."""
+    own = r"torch\.manual_seed|torch\.Generator|default_rng|RandomState|np\.random|import random"
+    return [
+        f"{chapter.at(i)}: draws with {found[0]}; data.generator and data.manual_seed can be "
+        "repeated with other draws"
+        for i, cell in chapter.code
+        if (found := re.search(own, cell["source"]))
+    ]
+
+
 # ---------------------------------------------------------------- figures
 
 
@@ -677,6 +688,7 @@ CHAPTER_RULES = [
     outputs_are_clean,
     cells_are_short,
     threads_are_left_alone,
+    draws_can_be_repeated,
     figures_are_described,
     sliders_are_described,
     figures_are_backed,

@@ -513,7 +513,7 @@ TWO = nn.Sequential(nn.PReLU(2))
         (lambda: activations.saturated_units(TWO, NAN * 0 + 1), ValueError, "z has NaN"),
         (lambda: activations.saturated_units(TWO, torch.ones(1, 2)), ValueError, "each channel"),
         (lambda: activations.born_dead_probability(0, 3), ValueError, "width must be at least 1"),
-        (lambda: activations.born_dead(3, 2, networks=0), ValueError, "networks must be at least"),
+        (lambda: activations.born_dead(3, 2, seeds=0), ValueError, "seeds must be at least"),
     ],
 )
 def test_bad_input_is_named(call: Callable[[], object], error: type, message: str) -> None:
@@ -534,10 +534,10 @@ def test_an_activation_must_state_its_largest_slope_to_saturate() -> None:
 
 
 def test_a_dead_network_stays_dead_and_more_inputs_make_it_rarer() -> None:
-    dead = activations.born_dead(2, 12, networks=3000)
+    dead = activations.born_dead(2, 12, seeds=3000)
     assert dead.shape == (3000, 12)
     assert (dead[:, 1:] >= dead[:, :-1]).all()
-    more = activations.born_dead(2, 12, networks=3000, examples=5).double().mean(0)
+    more = activations.born_dead(2, 12, seeds=3000, examples=5).double().mean(0)
     assert (more < dead.double().mean(0)).all()
 
 

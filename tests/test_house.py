@@ -199,6 +199,8 @@ BAD = [
         put(3, source="os.environ['OMP_NUM_THREADS'] = '1'"),
         "threads",
     ),
+    (house.draws_can_be_repeated, put(3, source="torch.manual_seed(0)"), "manual_seed"),
+    (house.draws_can_be_repeated, put(3, source="g = torch.Generator()"), "Generator"),
     (house.figures_are_described, meta(4, mystnb={}), "alt"),
     (house.figures_are_described, figure("image", alt="A plot."), "alt"),
     (house.figures_are_described, figure("figure", caption="Norms."), "caption"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from companion import activations, backprop, jacobian, products
+from companion._lib import random
 from companion.backprop import MLP
 from companion.jacobian import Ensemble
 
@@ -335,7 +336,7 @@ def test_exponents_add_up_to_the_log_volume(activation: str, sizes: tuple[int, .
 
 def test_exponents_of_a_long_product_are_each_those_of_the_svd() -> None:
     """Growth rates a factor of e apart, turned anew in each layer: each is its own within 1/L."""
-    depth, rates = 40, torch.tensor([0.5, 0.0, -0.3], dtype=torch.float64)
+    depth, rates = 150, torch.tensor([0.5, 0.0, -0.3], dtype=torch.float64)
     factors = products.factors_with_singular_values(rates.exp().tolist(), depth, seeds=4)
     network = MLP(tuple(factors.unbind(1)), None, activations.get("identity"))
     inputs = torch.ones(1, 3)
@@ -423,7 +424,7 @@ def test_spectra_are_of_the_jacobian_with_the_last_activation() -> None:
     ensembles = [Ensemble("tanh", "gaussian", 1.5), Ensemble("relu", "orthogonal", 2.0)]
     values = jacobian.spectra(ensembles, width=8, depth=1, seeds=3, input_mean_square=4.0)
     assert values.shape == (2, 3, 8)
-    inputs = 2 * torch.randn(3, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs = 2 * random.normal(random.generators(range(3), "inputs"), 8)
     weights = math.sqrt(1.5) * products.gaussian_factors(8, 1, seeds=3)[:, 0]
     slope = 1 - torch.tanh(weights @ inputs.unsqueeze(-1)) ** 2
     torch.testing.assert_close(values[0], torch.linalg.svdvals(slope * weights))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from companion import lstms, products
+from companion._lib import random
 from companion.activations import Activation
 from companion.lstms import Cell, driven
 
@@ -62,8 +63,8 @@ def test_the_flow_is_through_times_with_a_random_direction() -> None:
     # In one dimension the direction does not matter: all is in the slopes.
     w = torch.tensor([[[1.7]], [[-0.8]]], dtype=torch.float64)
     found = driven.gradient_flow(w, input_std=0.4, steps=9, washout=2, seed=5)
-    generator = torch.Generator().manual_seed(5)
-    draws = [torch.randn(2, 1, 1, generator=generator, dtype=torch.float64) for _ in range(12)]
+    generators = random.generators([5, 6], "inputs")
+    draws = [random.normal(generators, 1, 1) for _ in range(12)]
     inputs = 0.4 * torch.stack(draws[1:12])
     cell = Cell("rnn", torch.ones(2, 1, 1, dtype=torch.float64), w)
     run = lstms.run(cell, inputs, lstms.State(draws[0]))
@@ -79,8 +80,8 @@ def test_the_flow_is_through_times_with_a_random_direction() -> None:
 def test_the_flow_goes_back_by_the_transpose() -> None:
     w = normal(1, 4, 4)
     found = driven.gradient_flow(w, steps=3, washout=0, seed=5).log_norms[:, 0]
-    generator = torch.Generator().manual_seed(5)
-    draws = [torch.randn(1, 4, 1, generator=generator, dtype=torch.float64) for _ in range(5)]
+    generators = random.generators([5], "inputs")
+    draws = [random.normal(generators, 4, 1) for _ in range(5)]
     h = [draws[0].requires_grad_()]
     for _ in range(3):
         h.append(torch.tanh(w @ h[-1]))

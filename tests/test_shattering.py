@@ -37,7 +37,7 @@ def test_gradients_are_autograds(batch_norm: bool, residual: bool) -> None:
     width, examples, seed = 7, 5, 3
     found = shattering.gradient_correlation(
         [3], activation="tanh", batch_norm=batch_norm, residual=residual, width=width,
-        examples=examples, compared=4, seeds=1, seed=seed,
+        examples=examples, compared=4, seeds=[seed],
     )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
 

@@ -24,7 +24,7 @@ Stream = Literal["weights", "inputs", "batches"]
 STREAMS: dict[Stream, int] = {"weights": 0, "inputs": 2**31, "batches": 2**32}
 
 
-def _repetition(text: str | None) -> int | None:
+def repetition_number(text: str | None) -> int | None:
     """Return the number that a repetition has, or None where nothing is repeated."""
     if not text:
         return None
@@ -33,7 +33,7 @@ def _repetition(text: str | None) -> int | None:
     return int(text)
 
 
-REPETITION = _repetition(os.environ.get(VARIABLE))
+REPETITION = repetition_number(os.environ.get(VARIABLE))
 
 
 def seed_list(seeds: int | Sequence[int]) -> list[int]:

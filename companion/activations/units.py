@@ -5,7 +5,7 @@ saturated.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
+from companion._lib import random
 from companion._lib.arguments import floating, positive_integer, share
 from companion.activations.functions import Activation, Shifted, get
 
@@ -343,7 +344,7 @@ def born_dead_probability(width: int, depth: int) -> float:
 
 
 def born_dead(
-    width: int, depth: int, *, networks: int = 10_000, examples: int = 1, seed: int = 0
+    width: int, depth: int, *, seeds: int | Sequence[int] = 10_000, examples: int = 1
 ) -> Tensor:
     """Draw ReLU networks without biases, and return after which layers they are dead.
 
@@ -353,29 +354,24 @@ def born_dead(
     Args:
         width: units in each layer, and number of inputs.
         depth: number of ReLU layers.
-        networks: how many to draw.
+        seeds: the seeds to draw, or how many, counting from 0.
         examples: inputs that each network sees.
-        seed: of the draws.
 
     Returns:
-        Boolean tensor of shape (networks, depth).
+        Boolean tensor of shape (seeds, depth).
 
     Example:
-        >>> share = born_dead(3, 10, networks=20_000).double().mean(0)[-1].item()
+        >>> share = born_dead(3, 10, seeds=20_000).double().mean(0)[-1].item()
         >>> abs(share - born_dead_probability(3, 10)) < 0.02
         True
 
     """
-    generator = torch.Generator().manual_seed(seed)
-    networks, width = positive_integer("networks", networks), positive_integer("width", width)
-
-    def draw(rows: int) -> Tensor:
-        return torch.randn(networks, rows, width, generator=generator, dtype=torch.float64)
-
-    a = draw(positive_integer("examples", examples))
+    generators = random.generators(random.seed_list(seeds))
+    width = positive_integer("width", width)
+    a = random.normal(generators, positive_integer("examples", examples), width)
     off = []
     for _ in range(positive_integer("depth", depth)):
-        z = a @ draw(width).mT / math.sqrt(width)
+        z = a @ random.normal(generators, width, width).mT / math.sqrt(width)
         off.append(dead(z, "relu").all(-1))
         a = torch.relu(z)
     return torch.stack(off, dim=-1)

@@ -7,11 +7,13 @@ grows or shrinks is neither ln of W's spectral radius nor of its norm: the state
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from companion import activations, meanfield
+from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion.activations import Activation
 
@@ -139,7 +141,7 @@ def gradient_flow(
     """Run networks h_t = φ(W h_{t−1} + u_t), and take a random gradient back through the end.
 
     The inputs u_t are normal and independent for each unit and step, h_0 is standard normal. The
-    same seed means the same draws, whatever their size and the weights.
+    same seed means the same draws, whatever their size, the weights and the other networks.
 
     Args:
         weights: (seeds, n, n), one matrix a network.
@@ -147,7 +149,7 @@ def gradient_flow(
         steps: T, through which the gradient goes back.
         washout: steps before those, in which the network forgets where it started.
         activation: its name, or an :class:`~companion.activations.Activation`.
-        seed: of h_0, the inputs and the gradient's direction.
+        seed: of h_0, the inputs and the gradient's direction; network i has ``seed + i``.
 
     Raises:
         ValueError: if the weights are not (seeds, n, n) or the state overflows.
@@ -164,11 +166,8 @@ def gradient_flow(
         raise ValueError(f"weights need shape (seeds, n, n), got {tuple(weights.shape)}")
     steps, input_std = positive_integer("steps", steps), non_negative("input_std", input_std)
     warmup = 0 if washout == 0 else positive_integer("washout", washout)
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw() -> Tensor:
-        return torch.randn(*w.shape[:2], 1, generator=generator, dtype=torch.float64)
-
+    generators = random.generators(range(seed, seed + len(w)), "inputs")
+    draw = partial(random.normal, generators, w.shape[1], 1)
     h, slopes, squares = draw(), [], []
     for t in range(warmup + steps):
         z = w @ h + input_std * draw()

@@ -10,6 +10,7 @@ al. (2019), GPT-2; Dong et al. (2021), arXiv 2103.03404.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -432,8 +433,7 @@ def rank_collapse(
     tokens: int = 16,
     width: int = 32,
     scale: float = 1.0,
-    seeds: int = 8,
-    seed: int = 0,
+    seeds: int | Sequence[int] = 8,
 ) -> Tensor:
     """Measure how soon attention without norms and FFNs makes all tokens alike.
 
@@ -447,8 +447,7 @@ def rank_collapse(
         tokens: of the sequence.
         width: of each token.
         scale: width times the variance of each weight.
-        seeds: how many networks.
-        seed: of the draws.
+        seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
         (seeds, layers + 1) the :func:`token_spread` of the inputs and after each layer.
@@ -460,18 +459,13 @@ def rank_collapse(
         True
 
     """
-    size = (positive_integer("seeds", seeds), positive_integer("tokens", tokens))
     width = positive_integer("width", width)
     std = math.sqrt(non_negative("scale", scale) / width)
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    x = draw(*size, width)
+    draw = partial(random.normal, random.generators(random.seed_list(seeds)))
+    x = draw(positive_integer("tokens", tokens), width)
     found = [token_spread(x)]
     for _ in range(positive_integer("layers", layers)):
-        q, k, v = (x @ (std * draw(size[0], width, width)) for _ in range(3))
+        q, k, v = (x @ (std * draw(width, width)) for _ in range(3))
         out = (q @ k.mT / math.sqrt(width)).softmax(-1) @ v
         x = x + out if skip else out
         found.append(token_spread(x))

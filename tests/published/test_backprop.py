@@ -146,7 +146,7 @@ def test_p2_needs_homogeneity_and_no_bias() -> None:
 
 def test_p3_modes_learn_as_the_logistic_says() -> None:
     strengths, start, rate = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64), 1e-3, 1e-3
-    left, right = products.rotations(3, 2, seed=4)[0]
+    left, right = products.rotations(3, 2, seeds=[4])[0]
     root = math.sqrt(start) * torch.eye(3, dtype=torch.float64)
     target = left @ torch.diag(strengths) @ right
     weights = [root @ right, left @ root]
