@@ -46,7 +46,7 @@ def quadratic(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "other[name] - gradient[name] for name",
+    "other[name] - here.gradients[name] for name",
     "other[name] for name",
 )
 @pytest.mark.breaks(
@@ -105,6 +105,9 @@ def small() -> Split:
     )
 
 
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py", "record_every=every,", "record_every=every + 1,"
+)
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
     models = landscape.networks([64, 8, 10], "tanh", norm=norm, seeds=2)
@@ -129,6 +132,33 @@ def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
             walk.zero_grad()
             functional.cross_entropy(model(batch[0]), batch[1]).backward()
             walk.step()
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.mse_loss(outputs.sum(-1), targets.double())
+
+
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "alive = [stop is None or step <= stop.step for stop in record.stopped]",
+    "alive = [True for stop in record.stopped]",
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_network_that_has_stopped_is_nan_from_then_on(together: bool) -> None:
+    models = landscape.networks([64, 8, 10], "identity", norm="none", seeds=2)
+    with torch.no_grad():
+        models[1][0].weight.mul_(1e100)  # its loss is finite, and overflows after one step
+        models[0][0].weight.mul_(1e100 if together else 1e-3)
+    options = {"learning_rate": 1e-4, "steps": 5, "measure_every": 2, "loss": squared}
+    found = landscape.landscapes(models, small(), step_sizes=[1e-9], **options)
+    assert found.loss.shape == (3, 2)
+    assert found.losses.shape == (3, 2, 1)
+    assert found.loss[0].isfinite().all()
+    for values in (found.loss, found.gradient_norm, found.losses[..., 0]):
+        assert values[1:, 1].isnan().all()
+        assert values[1:, 0].isnan().all() == together
+    shift = landscape.covariate_shift(models, small(), layer=2, **options)
+    assert shift.gradient[1:, 1].isnan().all()
 
 
 X = normal(4, 3)
@@ -162,7 +192,7 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
 
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "mixed = parameters | {n: moved[n] for n in below}",
+    "mixed = now.parameters | {n: moved[n] for n in below}",
     "mixed = moved",
 )
 @pytest.mark.parametrize(("norm", "layer"), [("none", 3), ("batch", 3), ("batch", 2)])
