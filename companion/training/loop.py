@@ -149,7 +149,7 @@ def train(
     steps = positive_integer("steps", steps)
     record_every = positive_integer("record_every", record_every)
     bounds = None if max_norm is None else _bounds(max_norm, len(models))
-    batches = _batches(data, batch_size, _generators(seed, len(models)))
+    drawn = batches(data, batch_size, _generators(seed, len(models)))
     update = optimizer(list(parameters.values()))
     stopped: list[Stop | None] = [None] * len(models)
     rows: list[dict[str, Tensor]] = []
@@ -159,7 +159,7 @@ def train(
     with probed(skeleton, data.train_inputs[:2]) as probing:
         losses = vmap(probing.loss(skeleton, loss))
         for step in bar(range(steps + 1), "training", show=progress):
-            batch = next(batches)
+            batch = next(drawn)
             recording = step % record_every == 0 or step == steps
             probes = probing.zeros(batch[0]) if recording else {}
             found = _differentiate(losses, parameters, probes, *batch)
@@ -202,9 +202,17 @@ def _generators(
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _batches(
+def batches(
     data: Split, batch_size: int | None, generators: Sequence[torch.Generator]
 ) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs (S, examples, …) and targets (S, examples, …) without end, drawn anew each time.
+
+    Args:
+        data: its training part is drawn from, with replacement.
+        batch_size: examples for each network; None for the whole training set, in its order.
+        generators: one for each of S networks.
+
+    """
     count = len(data.train_inputs)
     size = None if batch_size is None else (positive_integer("batch_size", batch_size),)
     while True:
