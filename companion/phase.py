@@ -207,28 +207,20 @@ def trainability(
     data = data._replace(
         train_inputs=data.train_inputs.to(dtype), test_inputs=data.test_inputs.to(dtype)
     )
-    accuracy = torch.empty(
-        len(std), len(depths), positive_integer("seeds", seeds), dtype=torch.float64
-    )
-    classes = int(data.train_targets.max()) + 1
-    for index, depth in enumerate(bar(depths, "depths", show=progress)):
-        hidden = [positive_integer("width", width)] * (depth - 1)
-        network = _stack([data.train_inputs.shape[-1], *hidden, classes], activation, std, seeds)
-        _draw_biases(network, non_negative("bias_variance", bias_variance), seeds)
+    width, seeds = positive_integer("width", width), positive_integer("seeds", seeds)
+    bias_variance = non_negative("bias_variance", bias_variance)
+    steps, size = positive_integer("steps", steps), positive_integer("batch_size", batch_size)
+    rate = non_negative("learning_rate", learning_rate)
+    features, classes = data.train_inputs.shape[-1], int(data.train_targets.max()) + 1
+    accuracies = []
+    for depth in bar(depths, "depths", show=progress):
+        hidden = [width] * (depth - 1)
+        network = _stack([features, *hidden, classes], activation, std, seeds)
+        _draw_biases(network, bias_variance, seeds)
         network = _as_type(network, dtype)
-        generators = [torch.Generator().manual_seed(seed + 2**32) for seed in range(seeds)]
-        size = (positive_integer("batch_size", batch_size),)
-        for _ in range(positive_integer("steps", steps)):
-            rows = [torch.randint(len(data.train_inputs), size, generator=g) for g in generators]
-            batch = torch.stack(rows).repeat(len(std), 1)  # a seed's is the same for all variances
-            _descend(
-                network,
-                data.train_inputs[batch],
-                data.train_targets[batch],
-                non_negative("learning_rate", learning_rate),
-            )
-        accuracy[:, index] = _accuracy(network, data).reshape(len(std), seeds)
-    return Diagram(std.square(), torch.tensor(depths), accuracy)
+        _learn(network, data, seeds, steps=steps, batch_size=size, rate=rate)
+        accuracies.append(_accuracy(network, data).reshape(len(std), seeds))
+    return Diagram(std.square(), torch.tensor(depths), torch.stack(accuracies, dim=1))
 
 
 def _stack(sizes: list[int], activation: str | Activation, std: Tensor, seeds: int) -> MLP:
@@ -252,6 +244,24 @@ def _draw_biases(network: MLP, variance: float, seeds: int) -> None:
     for bias in network.biases:
         draws = torch.stack([_normal(g, bias.shape[-1]) for g in generators])
         bias.copy_(math.sqrt(variance) * draws.repeat(len(bias) // seeds, 1))
+
+
+def _learn(
+    network: MLP, data: Split, seeds: int, *, steps: int, batch_size: int, rate: float
+) -> None:
+    """Train the networks in place; those of one seed see the same batches.
+
+    ``training.train`` takes 1.7 to 2.3 times as long (20 networks of 40 and of 5 layers), and its
+    rounding changes 9 of 20 accuracies at 40 layers, where training is chaotic.
+    """
+    generators = [torch.Generator().manual_seed(seed + 2**32) for seed in range(seeds)]
+    variances = len(network.weights[0]) // seeds
+    for _ in range(steps):
+        rows = [
+            torch.randint(len(data.train_inputs), (batch_size,), generator=g) for g in generators
+        ]
+        batch = torch.stack(rows).repeat(variances, 1)
+        _descend(network, data.train_inputs[batch], data.train_targets[batch], rate)
 
 
 def _descend(network: MLP, inputs: Tensor, targets: Tensor, learning_rate: float) -> None:
