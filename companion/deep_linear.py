@@ -100,6 +100,8 @@ def learn(
 
     """
     weights = [weight.clone() for weight in weights]
+    # Not training.train: each network has a target of its own, which is no data set, and the
+    # gradient is in closed form.
     products = [chain(weights)]
     steps = positive_integer("steps", steps)
     for _ in bar(range(steps), "deep linear", show=progress):

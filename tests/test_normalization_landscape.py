@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion import backprop
+from companion._lib import random
 from companion.data import Split, digits
 from companion.normalization import landscape
 
@@ -46,7 +47,7 @@ def quadratic(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "other[name] - gradient[name] for name",
+    "other[name] - here.gradients[name] for name",
     "other[name] for name",
 )
 @pytest.mark.breaks(
@@ -105,6 +106,9 @@ def small() -> Split:
     )
 
 
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py", "record_every=every,", "record_every=every + 1,"
+)
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
     models = landscape.networks([64, 8, 10], "tanh", norm=norm, seeds=2)
@@ -116,10 +120,10 @@ def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
     after = [p for model in models for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert found.losses.shape == (3, 2, 2)
-    generator = torch.Generator().manual_seed(4)
+    generators = random.generators([4, 5])
     walks = [torch.optim.SGD(model.parameters(), lr=0.2) for model in models]
     for step in range(5):
-        rows = torch.randint(200, (2, 30), generator=generator)
+        rows = random.rows(generators, 200, 30)
         for i, (model, walk) in enumerate(zip(models, walks, strict=True)):
             batch = data.train_inputs[rows[i]], data.train_targets[rows[i]]
             if step % 2 == 0:
@@ -129,6 +133,33 @@ def test_walks_in_training_are_those_of_torchs_sgd(norm: str) -> None:
             walk.zero_grad()
             functional.cross_entropy(model(batch[0]), batch[1]).backward()
             walk.step()
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.mse_loss(outputs.sum(-1), targets.double())
+
+
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "alive = [stop is None or step <= stop.step for stop in record.stopped]",
+    "alive = [True for stop in record.stopped]",
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_network_that_has_stopped_is_nan_from_then_on(together: bool) -> None:
+    models = landscape.networks([64, 8, 10], "identity", norm="none", seeds=2)
+    with torch.no_grad():
+        models[1][0].weight.mul_(1e100)  # its loss is finite, and overflows after one step
+        models[0][0].weight.mul_(1e100 if together else 1e-3)
+    options = {"learning_rate": 1e-4, "steps": 5, "measure_every": 2, "loss": squared}
+    found = landscape.landscapes(models, small(), step_sizes=[1e-9], **options)
+    assert found.loss.shape == (3, 2)
+    assert found.losses.shape == (3, 2, 1)
+    assert found.loss[0].isfinite().all()
+    for values in (found.loss, found.gradient_norm, found.losses[..., 0]):
+        assert values[1:, 1].isnan().all()
+        assert values[1:, 0].isnan().all() == together
+    shift = landscape.covariate_shift(models, small(), layer=2, **options)
+    assert shift.gradient[1:, 1].isnan().all()
 
 
 X = normal(4, 3)
@@ -162,7 +193,7 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
 
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "mixed = parameters | {n: moved[n] for n in below}",
+    "mixed = now.parameters | {n: moved[n] for n in below}",
     "mixed = moved",
 )
 @pytest.mark.parametrize(("norm", "layer"), [("none", 3), ("batch", 3), ("batch", 2)])
@@ -172,9 +203,9 @@ def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, l
     kind = {"layer": layer, "learning_rate": rate, "steps": 3, "measure_every": 3}
     found = landscape.covariate_shift(models, data, batch_size=30, seed=4, **kind)
     assert found.inputs.shape == found.gradient.shape == (2, 2)
-    generator = torch.Generator().manual_seed(4)
+    generators = random.generators([4, 5])
     for step in range(4):
-        rows = torch.randint(200, (2, 30), generator=generator)
+        rows = random.rows(generators, 200, 30)
         for i, model in enumerate(models):
             x, y = data.train_inputs[rows[i]], data.train_targets[rows[i]]
             place = [j for j, part in enumerate(model) if isinstance(part, nn.Linear)][layer - 1]

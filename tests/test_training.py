@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from companion import training
 from companion._lib.stacking import scaled
 from companion.data import Split
-from companion.training import Stop, adam, sgd, train
+from companion.training import Snapshot, Stop, adam, sgd, train
 
 CROSS_ENTROPY = nn.functional.cross_entropy
 STEPS = 7
@@ -128,8 +128,8 @@ def assert_same_weights(models: list[nn.Module], others: list[nn.Module]) -> Non
 
 @pytest.mark.breaks(
     "companion/training/loop.py",
-    "[seed + i for i in range(len(models))]",
-    "[seed for i in range(len(models))]",
+    "[seed + i for i in range(networks)]",
+    "[seed for i in range(networks)]",
 )
 @pytest.mark.breaks(
     "companion/training/loop.py",
@@ -166,12 +166,8 @@ def test_networks_train_as_each_would_alone(
 
 @pytest.mark.breaks(
     "companion/training/loop.py",
-    "                gradients = _clipped(gradients, bounds)\n"
-    "            _update(update, parameters, gradients, going)",
-    "                _update(update, parameters, gradients, going)\n"
-    "                gradients = _clipped(gradients, bounds)\n"
-    "            else:\n"
-    "                _update(update, parameters, gradients, going)",
+    "_update(update, parameters, _clipped(found.gradients, bounds), going)",
+    "_update(update, parameters, found.gradients, going)",
 )
 @pytest.mark.breaks(
     "companion/training/loop.py",
@@ -329,8 +325,9 @@ def quartic(outputs: Tensor, targets: Tensor) -> Tensor:
 )
 @pytest.mark.breaks(
     "companion/training/loop.py",
-    "            if recording or stopping.any():\n",
-    "            if recording:\n",
+    "if _note_stops(stopped, step, found.loss) and not recording:\n"
+    "                recording = True\n",
+    "if _note_stops(stopped, step, found.loss) and not recording:\n",
 )
 @pytest.mark.parametrize("optimizer", [sgd(1e-3), sgd(1e-3, momentum=0.5)], ids=["sgd", "momentum"])
 def test_a_network_that_blows_up_stops_alone(
@@ -405,6 +402,111 @@ def test_numbers_as_targets_have_a_loss_and_no_accuracy() -> None:
     record = train(model, numbers, optimizer=sgd(0.1), steps=2, loss=nn.functional.mse_loss)
     assert record.test_loss[0].item() == pytest.approx(expected, rel=1e-12)
     assert record.test_accuracy is None
+
+
+@pytest.mark.breaks(
+    "companion/training/loop.py", "observed.append(observe(", "observed.insert(0, observe("
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "_snapshot(step, parameters, found, *batch)",
+    "_snapshot(step, start, found, *batch)",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "_snapshot(step, parameters, found, *batch)",
+    "_snapshot(step, parameters, found._replace(gradients=_clipped(found.gradients, bounds)), "
+    "*batch)",
+)
+def test_an_observer_sees_each_recorded_step_before_its_update() -> None:
+    models, options = [mlp(0), mlp(1)], {"steps": 10, "record_every": 4, "batch_size": 9}
+    others = [mlp(0), mlp(1)]
+    seen: list[Snapshot] = []
+
+    def observe(now: Snapshot) -> int:
+        seen.append(now)
+        return now.step**2
+
+    record = train(
+        models, data(), optimizer=sgd(0.1), max_norm=0.2, seed=5, observe=observe, **options
+    )
+    assert [now.step for now in seen] == record.steps.tolist() == [0, 4, 8, 10]
+    assert record.observed == (0, 16, 64, 100)
+    assert train(mlp(0), data(), optimizer=sgd(0.1), **options).observed == ()
+    for i, other in enumerate(others):
+        generator, update = torch.Generator().manual_seed(5 + i), sgd(0.1)(other.parameters())
+        looks = iter(seen)
+        for step in range(11):
+            rows = torch.randint(40, (9,), generator=generator)
+            x, y = data().train_inputs[rows], data().train_targets[rows]
+            update.zero_grad()
+            value = CROSS_ENTROPY(other(x), y)
+            value.backward()
+            if step in (0, 4, 8, 10):
+                now = next(looks)
+                assert torch.equal(now.inputs[i], x)
+                assert torch.equal(now.targets[i], y)
+                torch.testing.assert_close(now.loss[i], value.detach())
+                assert list(now.parameters) == list(now.gradients) == list(record.names)
+                for name, parameter in other.named_parameters():
+                    torch.testing.assert_close(now.parameters[name][i], parameter.detach())
+                    torch.testing.assert_close(now.gradients[name][i], parameter.grad)
+            nn.utils.clip_grad_norm_(other.parameters(), 0.2)
+            update.step()
+
+
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "name: value.detach().clone() for name, value in parameters.items()}\n    grad",
+    "name: value.detach() for name, value in parameters.items()}\n    grad",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py",
+    "name: value.clone() for name, value in found",
+    "name: value for name, value in found",
+)
+@pytest.mark.breaks(
+    "companion/training/loop.py", "now, found.loss.clone(), gradients", "now, found.loss, gradients"
+)
+def test_an_observer_cannot_change_the_run() -> None:
+    def spoil(now: Snapshot) -> None:
+        for tensor in (*now.parameters.values(), *now.gradients.values(), now.loss, now.inputs):
+            assert not tensor.requires_grad
+            tensor.fill_(math.nan)
+        now.targets.zero_()
+        now.parameters.clear()
+        now.gradients.clear()
+
+    models, others, split = [mlp(0), mlp(1)], [mlp(0), mlp(1)], data()
+    options = {"optimizer": sgd(0.1, momentum=0.9), "steps": 5, "record_every": 2}
+    for batch_size in (9, None):
+        spoilt = train(models, split, observe=spoil, batch_size=batch_size, **options)
+        record = train(others, split, batch_size=batch_size, **options)
+        for name in ("loss", "delta_norms", "gradient_norms", "weight_norms", "test_loss"):
+            assert torch.equal(getattr(spoilt, name), getattr(record, name)), name
+        for one, other in zip(models, others, strict=True):
+            assert all(map(torch.equal, one.parameters(), other.parameters()))
+    assert all(map(torch.equal, split, data()))
+
+
+def test_an_observer_sees_a_stop_and_what_has_stopped_as_it_was() -> None:
+    steps, options = 20, {"loss": quartic, "batch_size": 9, "record_every": 20}
+    models = [mlp(0, 0.3), mlp(1, 3.0)]
+    record = train(
+        models,
+        data(),
+        optimizer=sgd(1e-3),
+        steps=steps,
+        observe=lambda now: (now.step, now.parameters["0.weight"], now.loss),
+        **options,
+    )
+    stop = record.stopped[1].step
+    assert [step for step, _, _ in record.observed] == [0, stop, steps]
+    (_, first, _), (_, then, value), (_, last, _) = record.observed
+    assert not value[1].isfinite()
+    assert torch.equal(last[1], then[1])
+    assert torch.equal(last[1], models[1][0].weight)
+    assert not torch.equal(first[1], then[1])
 
 
 class Backwards(nn.Module):

@@ -30,6 +30,11 @@ def unstack(parameters: dict[str, Tensor], models: Sequence[nn.Module]) -> None:
                 parameter.copy_(parameters[name][index])
 
 
+def of_part(parameters: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the parameters whose names begin with a part's, by their names within that part."""
+    return {k.removeprefix(prefix): v for k, v in parameters.items() if k.startswith(prefix)}
+
+
 def norms(tensors: Iterable[Tensor]) -> Tensor:
     """Return the norm of each network's part of each tensor, as (S, len(tensors))."""
     return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors], dim=1)

@@ -122,6 +122,8 @@ def descend(
     """
     rate = torch.as_tensor(learning_rate, dtype=start.dtype)[..., None]
     bound = torch.as_tensor(max_norm, dtype=start.dtype)[..., None]
+    # Not training.train: here are points instead of networks with layers, and a path that has left
+    # the numbers goes on as nan, where a network there stops.
     path = [start.detach()]
     for _ in range(positive_integer("steps", steps)):
         point = path[-1].clone().requires_grad_()

@@ -537,6 +537,9 @@ class Run(NamedTuple):
 def run(case: Case, seed: int = 0) -> Run:
     """Train a case under the monitor.
 
+    Not by ``training.train``: the monitor hooks one module as a reader trains it, and the cases
+    have running statistics, dropout and float16, which networks side by side cannot have.
+
     Args:
         case: as :func:`cases` gives them.
         seed: of the weights, the batches, and dropout.

@@ -9,25 +9,26 @@ The other account of batch norm is that the inputs of a layer move less when the
 Source: Santurkar et al. (2018), arXiv 1805.11604.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from companion import backprop
+from companion import backprop, training
 from companion._lib.arguments import non_negative, one_of, positive_integer
 from companion._lib.probing import Loss
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
 from companion.data import Split
 from companion.normalization.norms import NORMS
+from companion.training import Snapshot
 
 Parameters = dict[str, Tensor]
 Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
-Measured = TypeVar("Measured")
 
 
 def networks(
@@ -147,9 +148,11 @@ def along_gradient(
 
     """
     differentiate, start = _differentiation(models, loss)
-    count = len(models)
-    batch = [part.expand(count, *part.shape) for part in (inputs, targets)]
-    return _walk(differentiate, start, _checked_steps(step_sizes), *batch)
+    sizes = _checked_steps(step_sizes)
+    inputs, targets = (part.expand(len(models), *part.shape) for part in (inputs, targets))
+    value, gradients = differentiate(start, inputs, targets)
+    here = Snapshot(0, start, value, gradients, inputs, targets)
+    return Landscape(torch.tensor(sizes, dtype=value.dtype), *_walk(differentiate, sizes, here))
 
 
 def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
@@ -183,25 +186,17 @@ def _moved(parameters: Parameters, gradient: Parameters, size: float) -> Paramet
 
 
 def _walk(
-    differentiate: Differentiate,
-    start: Parameters,
-    step_sizes: list[float],
-    inputs: Tensor,
-    targets: Tensor,
-) -> Landscape:
-    value, gradient = differentiate(start, inputs, targets)
+    differentiate: Differentiate, step_sizes: list[float], here: Snapshot
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return loss, gradient_norm, losses and gradient_changes of a :class:`Landscape`."""
     losses, changes = [], []
     for size in step_sizes:
-        there, other = differentiate(_moved(start, gradient, size), inputs, targets)
+        moved = _moved(here.parameters, here.gradients, size)
+        there, other = differentiate(moved, here.inputs, here.targets)
         losses.append(there)
-        changes.append(_length(other[name] - gradient[name] for name in gradient))
-    return Landscape(
-        step_sizes=torch.tensor(step_sizes, dtype=value.dtype),
-        loss=value,
-        gradient_norm=_length(gradient.values()),
-        losses=torch.stack(losses, dim=-1),
-        gradient_changes=torch.stack(changes, dim=-1),
-    )
+        changes.append(_length(other[name] - here.gradients[name] for name in other))
+    length = _length(here.gradients.values())
+    return here.loss, length, torch.stack(losses, dim=-1), torch.stack(changes, dim=-1)
 
 
 def _length(tensors: Iterable[Tensor]) -> Tensor:
@@ -209,33 +204,44 @@ def _length(tensors: Iterable[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(norms(tensors), dim=1)
 
 
+class Descent(TypedDict, total=False):
+    """How copies of networks are trained by gradient descent, and when they are measured.
+
+    That is before the first step and then every ``measure_every`` steps, on the batch of the step
+    that follows. Where a network has stopped, as in :func:`companion.training.train`, it is NaN.
+
+    Attributes:
+        learning_rate: of the steps.
+        steps: number of updates; 40 if it is not given.
+        measure_every: steps between measurements; 10.
+        batch_size: examples, drawn with replacement; 128.
+        seed: network i draws its batches with seed ``seed + i``; 0.
+
+    """
+
+    learning_rate: Required[float]
+    steps: int
+    measure_every: int
+    batch_size: int
+    seed: int
+
+
 def landscapes(
     models: Sequence[nn.Module],
     data: Split,
     *,
     step_sizes: Sequence[float],
-    learning_rate: float,
-    steps: int = 40,
-    measure_every: int = 10,
-    batch_size: int = 128,
     loss: Loss = nn.functional.cross_entropy,
-    seed: int = 0,
+    **descent: Unpack[Descent],
 ) -> Landscape:
     """Train copies of networks by gradient descent, and walk :func:`along_gradient` as they go.
-
-    It is measured before the first step and then every ``measure_every`` steps, on the batch of the
-    step that follows.
 
     Args:
         models: networks of one architecture without running statistics; they are left as they are.
         data: what to train on.
         step_sizes: η of the walks, which are not taken.
-        learning_rate: of the steps that are.
-        steps: number of updates.
-        measure_every: steps between measurements.
-        batch_size: examples, drawn with replacement and for each network anew.
         loss: of (outputs, targets), averaged over the batch.
-        seed: of the batches.
+        descent: ``learning_rate``, of the steps that are taken, and the rest of :class:`Descent`.
 
     Returns:
         A :class:`Landscape` whose tensors, but for the step sizes, have one more dimension in
@@ -255,49 +261,45 @@ def landscapes(
 
     """
     sizes = _checked_steps(step_sizes)
-    differentiate, start = _differentiation(models, loss)
-    found = _descend(
-        lambda parameters, *batch: _walk(differentiate, parameters, sizes, *batch),
-        differentiate,
-        start,
-        data,
-        learning_rate=learning_rate,
-        steps=steps,
-        measure_every=measure_every,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    columns = ("loss", "gradient_norm", "losses", "gradient_changes")
-    stacked = {name: torch.stack([getattr(each, name) for each in found]) for name in columns}
-    return Landscape(found[0].step_sizes, **stacked)
+    differentiate, _ = _differentiation(models, loss)
+    found = _followed(models, data, lambda here: _walk(differentiate, sizes, here), loss, **descent)
+    return Landscape(torch.tensor(sizes, dtype=found[0].dtype), *found)
 
 
-def _descend(
-    measure: Callable[[Parameters, Tensor, Tensor], Measured],
-    differentiate: Differentiate,
-    parameters: Parameters,
+def _followed(
+    models: Sequence[nn.Module],
     data: Split,
+    measure: Callable[[Snapshot], tuple[Tensor, ...]],
+    loss: Loss,
     *,
     learning_rate: float,
-    steps: int,
-    measure_every: int,
-    batch_size: int,
-    seed: int,
-) -> list[Measured]:
-    """Train by gradient descent, and measure on the batch of every so many a step."""
+    steps: int = 40,
+    measure_every: int = 10,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Train copies, and return each of what is measured of S networks, stacked as (T, S, …)."""
     rate = non_negative("learning_rate", learning_rate)
     every = positive_integer("measure_every", measure_every)
-    generator = torch.Generator().manual_seed(seed)
-    count = len(next(iter(parameters.values())))
-    shape = (count, positive_integer("batch_size", batch_size))
-    found = []
-    for step in range(positive_integer("steps", steps) + 1):
-        rows = torch.randint(len(data.train_inputs), shape, generator=generator)
-        batch = data.train_inputs[rows], data.train_targets[rows]
-        if step % every == 0:
-            found.append(measure(parameters, *batch))
-        parameters = _moved(parameters, differentiate(parameters, *batch)[1], rate)
-    return found
+    record = training.train(
+        copy.deepcopy(list(models)),
+        data._replace(test_inputs=data.test_inputs[:0]),  # there is nothing to test
+        optimizer=training.sgd([rate] * len(models)),  # rounds η∇L before it subtracts, as _moved
+        steps=steps,
+        loss=loss,
+        batch_size=batch_size,
+        record_every=every,
+        seed=seed,
+        observe=measure,
+        progress=False,
+    )
+    columns = [x.new_full((steps // every + 1, *x.shape), torch.nan) for x in record.observed[0]]
+    for step, values in zip(record.steps.tolist(), record.observed, strict=True):
+        alive = [stop is None or step <= stop.step for stop in record.stopped]
+        if step % every == 0:  # and neither a stop between two of them nor the end
+            for column, value in zip(columns, values, strict=True):
+                column[step // every, alive] = value[alive]
+    return columns
 
 
 # ---------------------------------------------------------------- what the layers below do
@@ -323,12 +325,8 @@ def covariate_shift(
     data: Split,
     *,
     layer: int,
-    learning_rate: float,
-    steps: int = 40,
-    measure_every: int = 10,
-    batch_size: int = 128,
     loss: Loss = nn.functional.cross_entropy,
-    seed: int = 0,
+    **descent: Unpack[Descent],
 ) -> CovariateShift:
     """Train copies of networks, and measure what one update below a layer changes for that layer.
 
@@ -339,12 +337,8 @@ def covariate_shift(
         models: networks as :func:`networks` makes them; they are left as they are.
         data: what to train on.
         layer: which of the linear layers to look at, counted from 1; the first has none below.
-        learning_rate: of the steps.
-        steps: number of updates.
-        measure_every: steps between measurements.
-        batch_size: examples, drawn with replacement and for each network anew.
         loss: of (outputs, targets), averaged over the batch.
-        seed: of the batches.
+        descent: ``learning_rate`` and the rest of :class:`Descent`.
 
     Raises:
         ValueError: if the models are not built alike, or there is no such layer with one below.
@@ -372,28 +366,17 @@ def covariate_shift(
         lower = {n: parameters[n] for n in below}
         return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
 
-    def measure(parameters: Parameters, inputs: Tensor, targets: Tensor) -> CovariateShift:
-        gradient = differentiate(parameters, inputs, targets)[1]
-        moved = _moved(parameters, gradient, learning_rate)
-        mixed = parameters | {n: moved[n] for n in below}
-        change = differentiate(mixed, inputs, targets)[1][name] - gradient[name]
-        before, after = entering(parameters, inputs), entering(mixed, inputs)
+    def measure(now: Snapshot) -> CovariateShift:
+        moved = _moved(now.parameters, now.gradients, descent["learning_rate"])
+        mixed = now.parameters | {n: moved[n] for n in below}
+        gradient = now.gradients[name]
+        change = differentiate(mixed, now.inputs, now.targets)[1][name] - gradient
+        before, after = entering(now.parameters, now.inputs), entering(mixed, now.inputs)
         spread = before.std(1)
         shift = (after.mean(1) - before.mean(1)).abs() / spread
         return CovariateShift(
             inputs=shift.where(spread > 0, torch.nan).nanmean(-1),
-            gradient=_length([change]) / _length([gradient[name]]),
+            gradient=_length([change]) / _length([gradient]),
         )
 
-    found = _descend(
-        measure,
-        differentiate,
-        start,
-        data,
-        learning_rate=learning_rate,
-        steps=steps,
-        measure_every=measure_every,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    return CovariateShift(*(torch.stack(column) for column in zip(*found, strict=True)))
+    return CovariateShift(*_followed(models, data, measure, loss, **descent))

@@ -20,7 +20,8 @@ from torch.func import functional_call, vmap
 from companion import activations
 from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
-from companion._lib.stacking import stack
+from companion._lib.probing import probed
+from companion._lib.stacking import of_part, stack
 from companion.meanfield import gaussian_mean, half_distance
 from companion.residuals.blocks import Design, Stack, branch_words, networks
 
@@ -103,18 +104,17 @@ def flow_of(models: Sequence[Stack], inputs: Tensor, output_gradients: Tensor) -
             raise ValueError(
                 f"{name} needs shape ({len(models)}, examples, width), got {tuple(value.shape)}"
             )
-    probes = [torch.zeros_like(inputs, requires_grad=True) for _ in range(len(skeleton.blocks) + 1)]
+    start, blocks = inputs.detach().requires_grad_(), skeleton.blocks
+    with probed(blocks, inputs[0], blocks.named_children()) as probing:
 
-    def run(state: dict[str, Tensor], x: Tensor, nudges: list[Tensor]) -> list[Tensor]:
-        found = [x + nudges[0]]
-        for index, (block, nudge) in enumerate(zip(skeleton.blocks, nudges[1:], strict=True)):
-            prefix = f"blocks.{index}."
-            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            found.append(functional_call(block, own, (found[-1],)) + nudge)
-        return found
+        def run(state: dict[str, Tensor], x: Tensor, zeros: dict[str, Tensor]) -> list[Tensor]:
+            with probing.added(zeros) as outputs:
+                functional_call(blocks, state, (x,))
+            return list(outputs.values())
 
-    signals = vmap(run)(parameters, inputs, probes)
-    gradients = torch.autograd.grad(signals[-1], probes, output_gradients)
+        probes = probing.zeros(inputs)
+        signals = [start, *vmap(run)(of_part(parameters, "blocks."), start, probes)]
+    gradients = torch.autograd.grad(signals[-1], [start, *probes.values()], output_gradients)
     signal, gradient = (
         torch.stack([x.detach().square().mean((1, 2)) for x in each], dim=-1)
         for each in (signals, gradients)

@@ -2,6 +2,7 @@
 
 from companion.training.loop import (
     Record,
+    Snapshot,
     Stop,
     train,
 )
@@ -13,6 +14,7 @@ from companion.training.optimizers import (
 
 __all__ = [
     "Record",
+    "Snapshot",
     "Stop",
     "adam",
     "adam_with_warmup",

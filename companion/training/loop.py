@@ -6,7 +6,7 @@ each sees its own batches and gets the numbers it would have got alone.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,27 @@ class Stop(NamedTuple):
     loss: float
 
 
+class Snapshot(NamedTuple):
+    """S networks at a recorded step, before its update: what :func:`train` shows ``observe``.
+
+    Attributes:
+        step: number of updates made.
+        parameters: by name, (S, …) of all networks; detached copies, as the gradients are.
+        loss: (S,) on the batch of this step.
+        gradients: by name, (S, …) of that loss, before any clipping; 0 of what is frozen.
+        inputs: (S, examples, …) of the batch.
+        targets: (S, examples, …) of the batch.
+
+    """
+
+    step: int
+    parameters: dict[str, Tensor]
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    inputs: Tensor
+    targets: Tensor
+
+
 @dataclass(frozen=True)
 class Record:
     """What happened in a run of S networks, at T recorded steps.
@@ -53,6 +74,7 @@ class Record:
         test_loss, test_accuracy: (T, S) on the test part, or None without one; no accuracy either
             if its targets are not class labels but floating-point numbers.
         stopped: for each network a :class:`Stop`, or None if it trained to the end.
+        observed: what ``observe`` returned at each of the T steps; nothing without it.
 
     """
 
@@ -67,6 +89,7 @@ class Record:
     test_loss: Tensor | None
     test_accuracy: Tensor | None
     stopped: tuple[Stop | None, ...]
+    observed: tuple[Any, ...] = ()
 
     def parameters(self, suffix: str = "weight") -> list[int]:
         """Return the indices in ``names`` of the parameters whose last name is ``suffix``."""
@@ -84,6 +107,7 @@ def train(
     max_norm: float | Sequence[float] | None = None,
     record_every: int = 1,
     seed: int | Sequence[int] = 0,
+    observe: Callable[[Snapshot], Any] | None = None,
     progress: bool = True,
 ) -> Record:
     """Train networks of one architecture side by side, and record every layer as they go.
@@ -107,6 +131,8 @@ def train(
             are those before it.
         record_every: steps between records; the first, the last and every stop are recorded too.
         seed: network i draws its batches with seed ``seed + i``; or a seed for each network.
+        observe: called with a :class:`Snapshot` at each recorded step, to look at what the record
+            has not; the run does not see what is done to the tensors in it.
         progress: whether to show a bar.
 
     Returns:
@@ -123,63 +149,67 @@ def train(
     steps = positive_integer("steps", steps)
     record_every = positive_integer("record_every", record_every)
     bounds = None if max_norm is None else _bounds(max_norm, len(models))
-    if isinstance(seed, int):
-        seed = [seed + i for i in range(len(models))]
-    if len(seed) != len(models):
-        raise ValueError(f"seed needs one for each of {len(models)} models, got {len(seed)}")
-    batches = _batches(data, batch_size, seed)
+    drawn = batches(data, batch_size, _generators(seed, len(models)))
     update = optimizer(list(parameters.values()))
     stopped: list[Stop | None] = [None] * len(models)
     rows: list[dict[str, Tensor]] = []
+    observed: list[Any] = []
 
     # Two examples: batch norm refuses one.
     with probed(skeleton, data.train_inputs[:2]) as probing:
         losses = vmap(probing.loss(skeleton, loss))
         for step in bar(range(steps + 1), "training", show=progress):
-            inputs, targets = next(batches)
+            batch = next(drawn)
             recording = step % record_every == 0 or step == steps
-            probes = probing.zeros(inputs) if recording else {}
-            value, gradients, deltas = _differentiate(losses, parameters, probes, inputs, targets)
-            stopping = ~torch.isfinite(value) & torch.tensor([stop is None for stop in stopped])
-            for i in stopping.nonzero().flatten().tolist():
-                stopped[i] = Stop(step, value[i].item())
-            going = torch.tensor([stop is None for stop in stopped])
-            over = step == steps or not going.any()
-            if stopping.any() and not recording:
-                again = (losses, parameters, probing.zeros(inputs), inputs, targets)
-                value, gradients, deltas = _differentiate(*again)
-            if recording or stopping.any():
-                row = _measure(parameters, start, gradients, deltas, value, probing.names)
+            probes = probing.zeros(batch[0]) if recording else {}
+            found = _differentiate(losses, parameters, probes, *batch)
+            if _note_stops(stopped, step, found.loss) and not recording:
+                recording = True
+                found = _differentiate(losses, parameters, probing.zeros(batch[0]), *batch)
+            if recording:
+                row = _measure(step, parameters, start, found)
                 row |= _test(skeleton, parameters, loss, data)
-                row["step"] = torch.tensor(step)
                 rows.append(row if not rows else _hold(row, rows[-1], stopped, step))
-            if over:
+                if observe is not None:
+                    observed.append(observe(_snapshot(step, parameters, found, *batch)))
+            going = torch.tensor([stop is None for stop in stopped])
+            if step == steps or not going.any():
                 break
-            if bounds is not None:
-                gradients = _clipped(gradients, bounds)
-            _update(update, parameters, gradients, going)
+            _update(update, parameters, _clipped(found.gradients, bounds), going)
 
     unstack(parameters, models)
     columns = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
     return Record(
-        steps=columns["step"],
-        loss=columns["loss"],
         layers=probing.names,
-        delta_norms=columns["delta_norms"],
         names=tuple(parameters),
-        gradient_norms=columns["gradient_norms"],
-        weight_norms=columns["weight_norms"],
-        displacement=columns["displacement"],
-        test_loss=columns.get("test_loss"),
-        test_accuracy=columns.get("test_accuracy"),
+        test_loss=columns.pop("test_loss", None),
+        test_accuracy=columns.pop("test_accuracy", None),
         stopped=tuple(stopped),
+        observed=tuple(observed),
+        **columns,
     )
 
 
-def _batches(
-    data: Split, batch_size: int | None, seeds: Sequence[int]
+def _generators(seed: int | Sequence[int], networks: int) -> list[torch.Generator]:
+    """Return what each network draws its batches from."""
+    seeds = [seed + i for i in range(networks)] if isinstance(seed, int) else seed
+    if len(seeds) != networks:
+        raise ValueError(f"seed needs one for each of {networks} models, got {len(seeds)}")
+    return random.generators(seeds)
+
+
+def batches(
+    data: Split, batch_size: int | None, generators: Sequence[torch.Generator]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    generators, count = random.generators(seeds), len(data.train_inputs)
+    """Yield inputs (S, examples, …) and targets (S, examples, …) without end, drawn anew each time.
+
+    Args:
+        data: its training part is drawn from, with replacement.
+        batch_size: examples for each network; None for the whole training set, in its order.
+        generators: one for each of S networks.
+
+    """
+    count = len(data.train_inputs)
     size = None if batch_size is None else positive_integer("batch_size", batch_size)
     index = torch.arange(count).expand(len(generators), count)
     while True:
@@ -188,13 +218,21 @@ def _batches(
         yield data.train_inputs[index], data.train_targets[index]
 
 
+class _Found(NamedTuple):
+    """Each network's loss on a batch, and its gradients; δ by layer where there were probes."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    deltas: dict[str, Tensor]
+
+
 def _differentiate(
     losses: Callable[..., Tensor],
     parameters: dict[str, Tensor],
     probes: dict[str, Tensor],
     inputs: Tensor,
     targets: Tensor,
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+) -> _Found:
     """Return each network's loss, and its gradients with respect to parameters and probes.
 
     No network's loss depends on another's parameters, so the gradient of their sum is the gradient
@@ -208,22 +246,35 @@ def _differentiate(
         name: next(found) if name in learning else torch.zeros_like(parameter)
         for name, parameter in parameters.items()
     }
-    return value.detach(), gradients, dict(zip(probes, found, strict=True))
+    return _Found(value.detach(), gradients, dict(zip(probes, found, strict=True)))
+
+
+def _note_stops(stopped: list[Stop | None], step: int, loss: Tensor) -> bool:
+    """Enter the networks whose loss is no longer finite, and return whether there is a new one."""
+    new = ~loss.isfinite() & torch.tensor([stop is None for stop in stopped])
+    for i in new.nonzero().flatten().tolist():
+        stopped[i] = Stop(step, loss[i].item())
+    return bool(new.any())
+
+
+def _snapshot(
+    step: int, parameters: dict[str, Tensor], found: _Found, inputs: Tensor, targets: Tensor
+) -> Snapshot:
+    """Copy what the run and its record go on with; with the batch they are done."""
+    now = {name: value.detach().clone() for name, value in parameters.items()}
+    gradients = {name: value.clone() for name, value in found.gradients.items()}
+    return Snapshot(step, now, found.loss.clone(), gradients, inputs, targets)
 
 
 def _measure(
-    parameters: dict[str, Tensor],
-    start: dict[str, Tensor],
-    gradients: dict[str, Tensor],
-    deltas: dict[str, Tensor],
-    value: Tensor,
-    layers: tuple[str, ...],
+    step: int, parameters: dict[str, Tensor], start: dict[str, Tensor], found: _Found
 ) -> dict[str, Tensor]:
     with torch.no_grad():
         return {
-            "loss": value,
-            "delta_norms": norms(deltas[name] for name in layers),
-            "gradient_norms": norms(gradients[name] for name in parameters),
+            "steps": torch.tensor(step),
+            "loss": found.loss,
+            "delta_norms": norms(found.deltas.values()),
+            "gradient_norms": norms(found.gradients.values()),
             "weight_norms": norms(parameters.values()),
             "displacement": norms(parameters[name] - start[name] for name in parameters),
         }
@@ -253,7 +304,7 @@ def _hold(
     """Keep the entries of the networks that stopped before this step as they were."""
     for index, stop in enumerate(stopped):
         if stop is not None and stop.step < step:
-            for key in row.keys() - {"step"}:
+            for key in row.keys() - {"steps"}:
                 row[key] = row[key].index_copy(
                     0, torch.tensor([index]), previous[key][index : index + 1]
                 )
@@ -271,8 +322,10 @@ def _bounds(max_norm: float | Sequence[float], networks: int) -> Tensor:
     return bounds.expand(networks)
 
 
-def _clipped(gradients: dict[str, Tensor], bounds: Tensor) -> dict[str, Tensor]:
+def _clipped(gradients: dict[str, Tensor], bounds: Tensor | None) -> dict[str, Tensor]:
     """Scale the gradient of each network, all its parameters together, to its bound at most."""
+    if bounds is None:
+        return gradients
     whole = norms(gradients.values()).norm(dim=1)
     return {name: scaled(gradient, whole, bounds) for name, gradient in gradients.items()}
 

@@ -21,7 +21,7 @@ from torch.nn.utils import skip_init
 from companion import activations
 from companion._lib import random
 from companion._lib.arguments import non_negative, one_of, positive_integer
-from companion._lib.stacking import norms, stack
+from companion._lib.stacking import norms, of_part, stack
 from companion.activations import Activation
 from companion.meanfield import chi, half_distance
 
@@ -295,9 +295,7 @@ def flow(
     def run(state: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         squares = [x.square().mean()]
         for index, sublayer in enumerate(skeleton.sublayers):
-            prefix = f"sublayers.{index}."
-            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            x = functional_call(sublayer, own, (x,))
+            x = functional_call(sublayer, of_part(state, f"sublayers.{index}."), (x,))
             squares.append(x.square().mean())
         return skeleton.final(x), torch.stack(squares)
 
