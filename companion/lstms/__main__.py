@@ -1,7 +1,7 @@
 """Run the longer race of the chapter and store its table: ``python -m companion.lstms FILE``."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,9 @@ def parts() -> dict[str, Callable[..., str]]:
         (15, 'sequential digits, GRU')
 
     """
-    found = {}
-    for make, size, steps in LONGER:
+    found: dict[str, Callable[..., str]] = {}
+    runs: Iterable[tuple[Callable[..., Task], object, int]] = LONGER
+    for make, size, steps in runs:
         task = make(size)
         for name in entries():
             found[f"{task.name}, {name}"] = partial(part, task, name, steps)
