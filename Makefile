@@ -46,7 +46,7 @@ CHECKS := test test-mutations test-marking test-kernels test-colab test-rounding
 
 .DEFAULT_GOAL := help
 .PHONY: help assignments bench book calibration chapter check-all clean entries lighthouse outputs screenshots serve \
-	stamp test test-colab test-kernels test-marking test-mutations test-pages test-rounding verdicts
+	stamp stored test test-colab test-kernels test-marking test-mutations test-pages test-rounding verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
@@ -156,6 +156,9 @@ calibration: $(VENV)/.test ## try the diagnosis on the whole zoo, and mend what 
 
 outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPTER=name for one)
 	@$(BIN)/python book/_tools/outputs.py $(CHAPTER)
+
+stored: $(VENV)/.test ## make what takes longer than a chapter may (NAME=long-race; AGAIN=1: only its quick parts)
+	@OMP_NUM_THREADS=1 $(BIN)/python book/_tools/stored.py $(if $(AGAIN),--again) $(NAME)
 
 assignments: $(VENV)/.teach ## build each assignment for students, beside its master
 	@$(BIN)/python -m companion.teach build --commit

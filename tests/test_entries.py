@@ -1,12 +1,13 @@
 """README, introduction and teaching page say of each chapter what its metadata says."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import entries
 import pytest
-from chapters import ROOT
+from chapters import ROOT, chapter_files, ledger, read
 
 FILES = ("README.md", "_config.yml", "book/_toc.yml", "book/intro.md", "book/teaching.md")
 
@@ -56,6 +57,28 @@ def test_what_changes_in_a_chapter_is_written_where_it_stands(
     assert {path: path.read_text(encoding="utf-8") for path in before} == before | {
         path: (ROOT / path.relative_to(copy)).read_text(encoding="utf-8") for path in before
     }, "and nothing else was touched"
+
+
+@pytest.mark.parametrize("path", chapter_files(), ids=lambda path: path.stem)
+def test_a_chapter_owns_the_claims_that_the_ledger_gives_it(path: Path) -> None:
+    given = [claim for claim, entry in ledger().items() if entry["chapter"] == path.stem]
+    assert read(path)["metadata"]["course"]["claims"] == given
+
+
+def test_no_claim_stands_twice_in_the_ledger() -> None:
+    keys = re.findall(r"^(\w+):", (ROOT / "book" / "claims.yml").read_text("utf-8"), re.MULTILINE)
+    assert len(keys) == len(set(keys)) == len(ledger())
+
+
+def test_the_page_for_instructors_has_the_order_of_the_book() -> None:
+    text = (ROOT / "book" / "teaching.md").read_text(encoding="utf-8")
+    order = [path.name for path in chapter_files()]
+    assert re.findall(r"^### \[[^\]]*\]\(([\w.]+)\)$", text, re.MULTILINE) == order
+    syllabus, course = (
+        list(dict.fromkeys(re.findall(r"\]\(([\w.]+\.ipynb)\)", table)))
+        for table in re.findall(r"(?:^\|.*\n)+", text.partition("\n### ")[0], re.MULTILINE)
+    )
+    assert syllabus == course == order
 
 
 def test_a_missing_place_or_word_is_named(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

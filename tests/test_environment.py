@@ -66,13 +66,15 @@ def test_the_package_installs_beside_what_colab_has() -> None:
 def test_what_is_not_colabs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH", raising=False)
     monkeypatch.setattr(platform, "python_version", lambda: "3.11.7")
-    both = (
-        "Python, which is 3.11.7 here and 3.13.15 on Colab; torch, which is 2.13.0 here and 2.11.0"
+    pinned, torch = str(constraints()["torch"]), PACKAGES["torch"]
+    python = f"Python, which is 3.11.7 here and {PYTHON} on Colab"
+    assert pinned != torch
+    assert said() == (
+        f"Colab's versions but for {python}; torch, which is {pinned} here and {torch} on Colab."
     )
-    assert said() == f"Colab's versions but for {both} on Colab."
-    assert installed() == PACKAGES | {"torch": "2.13.0"}
+    assert installed() == PACKAGES | {"torch": pinned}
     monkeypatch.setenv("TORCH", "colab")
-    monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
+    monkeypatch.setattr(platform, "python_version", lambda: f"{PYTHON}1")
     assert said() == "Colab's versions."
     assert installed() == PACKAGES
 

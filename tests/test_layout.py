@@ -8,32 +8,18 @@ from pathlib import Path
 import pytest
 import stamp
 from chapters import ROOT, chapter_files
+from stored import imported, sources
 
 import companion
 
 PACKAGE = ROOT / "companion"
-SOURCES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
+SOURCES = sources()
 WITHOUT_CODE = {"symptoms"}  # it draws from what the others have
 
 
 def room(module: str) -> str:
     """The module or package right below the companion that a module is, or is in."""
     return module.split(".")[1] if "." in module else ""
-
-
-def imported(tree: ast.AST) -> set[str]:
-    """The modules that a file of the companion imports, wherever in it."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found.update(names & SOURCES.keys() or {node.module})
-    return {name for name in found if name.split(".")[0] == "companion"}
 
 
 def borrowed(source: str, module: str) -> list[str]:
@@ -72,7 +58,7 @@ def circle(uses: dict[str, set[str]]) -> list[str]:
 
 def trees() -> dict[str, set[str]]:
     return {
-        name: imported(ast.parse(path.read_text(encoding="utf-8")))
+        name: imported(ast.parse(path.read_text(encoding="utf-8")), SOURCES)
         for name, path in SOURCES.items()
     }
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.nn.modules import module as module_hooks
 
 from companion.monitor import GradientMonitor, Log
+from companion.monitor._summary import summarize
 from companion.monitor._watch import ENTRIES
 
 BATCH = 12
@@ -86,8 +87,8 @@ def by_hand(model: nn.Sequential, x: Tensor, y: Tensor) -> tuple[list[Tensor], l
 )
 @pytest.mark.breaks(
     "companion/monitor/_summary.py",
-    'found.put("delta_norms", layer, math.sqrt(total) / scale)',
-    'found.put("delta_norms", layer, total / scale)',
+    'found.put("delta_norms", index, math.sqrt(total) / scale)',
+    'found.put("delta_norms", index, total / scale)',
 )
 @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.ReLU, nn.GELU, nn.SiLU, nn.ELU])
 def test_layers_are_those_of_autograd(activation: Callable[[], nn.Module]) -> None:
@@ -258,8 +259,8 @@ class Backwards(nn.Module):
 
 @pytest.mark.breaks(
     "companion/monitor/_watch.py",
-    "layer.index = len(self.order)\n        self.order.append(layer)",
-    "layer.index = len(self.order)\n        self.order.insert(0, layer)",
+    "True, len(self.order)\n        self.order.append(layer)",
+    "True, len(self.order)\n        self.order.insert(0, layer)",
 )
 def test_layers_stand_in_the_order_they_are_executed() -> None:
     log = train(Backwards().double()).log
@@ -298,7 +299,10 @@ def test_units_are_saturated_by_their_mean_slope() -> None:
 
 
 @pytest.mark.breaks(
-    "companion/monitor/_watch.py", "if kept.thinned and shape.name ==", "if False and shape.name =="
+    "companion/monitor/_watch.py", "if kept.thinned and bend.name ==", "if False and bend.name =="
+)
+@pytest.mark.breaks(
+    "companion/monitor/_watch.py", "].in_whole = any_unit\n", "].in_whole = False\n"
 )
 @pytest.mark.parametrize("inplace", [False, True])
 def test_of_a_large_batch_dead_units_are_looked_for_in_all_of_it(inplace: bool) -> None:
@@ -500,8 +504,11 @@ def test_passes_without_gradients_are_not_looked_at() -> None:
 
 @pytest.mark.breaks(
     "companion/monitor/_watch.py",
-    "gradient.detach().double() if layer.wild else wide(gradient)",
+    "gradient.detach().double() if layer.in_float64 else wide(gradient)",
     "wide(gradient)",
+)
+@pytest.mark.breaks(
+    "companion/monitor/_watch.py", "in_float64 = not 1e-30 < square < 1e30", "in_float64 = False"
 )
 @pytest.mark.breaks(
     "companion/monitor/gradient_monitor.py", "if not 1e-15 < norm < 1e15:", "if not norm < 1e15:"
@@ -519,6 +526,16 @@ def test_gradients_whose_squares_float32_cannot_hold(exponent: int) -> None:
     for name in ("delta_norms", "gradient_norms"):
         found = getattr(monitor.log, name)[1] / 10.0**exponent
         torch.testing.assert_close(found, getattr(plain, name)[0], rtol=1e-4, atol=0)
+
+
+def test_a_sample_can_be_read_again_and_leaves_the_layers_as_they_are() -> None:
+    watch = train(mlp(nn.ReLU), every=2)._watch  # which listens no more
+    layers = [repr(layer) for layer in watch.order]
+    first = summarize(watch.ledger, watch.order, 1.0)
+    assert repr(summarize(watch.ledger, watch.order, 1.0)) == repr(first)
+    assert [repr(layer) for layer in watch.order] == layers
+    assert list(first.delta_squares) == [2, 1, 0]
+    assert set(first.silent) == {0, 1}
 
 
 def test_what_is_not_finite_is_counted() -> None:

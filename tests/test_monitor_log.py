@@ -57,14 +57,14 @@ def test_each_field_of_numbers_says_of_what_they_are() -> None:
 
 
 @pytest.mark.breaks(
-    "companion/monitor/_summary.py", "    if field not in columns(of):\n", "    if False:\n"
+    "companion/monitor/_summary.py", "    if column not in columns(of):\n", "    if False:\n"
 )
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Summary({}, {}, {}).put("delta_norm", 0, 1.0),
-        lambda: Summary({}, {"input_meen": 1.0}, {}),
-        lambda: Summary({}, {}, {}).put("weight_norms", 0, 1.0),
+        lambda: Summary().put("delta_norm", 0, 1.0),
+        lambda: Summary(values={"input_meen": 1.0}),
+        lambda: Summary().put("weight_norms", 0, 1.0),
     ],
 )
 def test_a_column_that_a_log_does_not_have_is_an_error(wrong: Callable[[], None]) -> None:

@@ -2,11 +2,10 @@
 
 import base64
 import copy
+import io
 import os
 import shutil
-import struct
 import subprocess
-import zlib
 from pathlib import Path
 
 import nbformat
@@ -17,26 +16,10 @@ from chapters import ROOT
 from install_cell import install_cell
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(*extra: bytes) -> bytes:
-    body = [chunk(b"IHDR", b"\0" * 13), *extra, chunk(b"IDAT", b"x"), chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(body)
-
-
-def test_a_picture_loses_its_version_and_date_and_nothing_else() -> None:
-    stamped = png(chunk(b"tEXt", b"Software\0Matplotlib 3.11"), chunk(b"tIME", b"\0" * 7))
-    assert outputs.clean_png(stamped) == png()
-    kept = png(chunk(b"pHYs", b"\0" * 9))
-    assert outputs.clean_png(kept) == kept
+from PIL import Image
 
 
 def notebook() -> NotebookNode:
-    image = base64.b64encode(png(chunk(b"tEXt", b"Software\0x"))).decode()
     cells = [
         new_markdown_cell("# The first, best chapter", id="0a1b2c3d"),
         new_code_cell("1", id="abcdef12", execution_count=7, metadata={"name": "norm"}),
@@ -47,7 +30,7 @@ def notebook() -> NotebookNode:
         new_output("stream", name="stdout", text="a"),
         new_output("stream", name="stdout", text="b"),
         new_output("display_data", data={outputs.WIDGET_VIEW: {"model_id": "5"}}),
-        new_output("execute_result", data={"image/png": image}, execution_count=7),
+        new_output("execute_result", data={"text/plain": "1"}, execution_count=7),
     ]
     return new_notebook(cells=cells, metadata={"widgets": {}, "course": {"minutes": 5}})
 
@@ -65,7 +48,6 @@ def test_what_differs_between_runs_is_normalised() -> None:
     text, result = book.cells[1].outputs
     assert text.text == "ab"
     assert result.execution_count == 1
-    assert base64.b64decode(result.data["image/png"]) == png()
     assert book.cells[2].metadata == {}
     assert set(book.metadata) == {"course", "kernelspec", "language_info"}
     assert "version" not in book.metadata.language_info
@@ -107,6 +89,8 @@ def test_two_runs_of_a_figure_store_the_same_file(
     nbformat.write(new_notebook(cells=cells), path)
     assert outputs.run_chapter(path)
     stored, drawn = path.read_bytes(), picture.read_bytes()
+    with Image.open(io.BytesIO(drawn)) as read:
+        assert set(read.info) == {"dpi"}, "neither a version nor a date"
     assert not outputs.run_chapter(path)
     assert (path.read_bytes(), picture.read_bytes()) == (stored, drawn)
     book = nbformat.read(path, as_version=4)

@@ -6,9 +6,7 @@ own, which are fetched when a reader reaches for a slider.
 """
 
 import hashlib
-import io
 import re
-import struct
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,11 @@ from typing import Any
 from PIL import Image
 from sphinx.application import Sphinx
 from styles import join_styles, one_style
+from tags import edited, tags
 
 BOOK = Path(__file__).resolve().parent.parent
 
-# What Jupyter Book puts on every page, and the mark of a page that needs it ("" for none does).
+# What Jupyter Book puts on every page, and how a class begins that needs it ("" for none does).
 OPTIONAL = {
     "thebe": "",
     "mathjax": "",
@@ -27,25 +26,29 @@ OPTIONAL = {
     "togglehint": "",
     "toggleopenonprint": "",
     "documentation_options.pagename": "",
-    "sphinx-design": 'class="sd-',
-    "design-tabs": 'class="sd-tab',
+    "sphinx-design": "sd-",
+    "design-tabs": "sd-tab",
 }
+# What marks code and gives it no colour.
+PLAIN = [{}, *({"class": kind} for kind in ("n", "nn", "p", "w"))]
+FOLD = {"aria-label": "Toggle hidden content"}
 
 
-def is_needed(asset: object, body: str) -> bool:
-    """Return whether a page with this body needs a script or style."""
+def is_needed(asset: object, classes: set[str]) -> bool:
+    """Return whether a page whose body has these classes needs a script or style."""
     attributes = getattr(asset, "attributes", {})
     text = f"{getattr(asset, 'filename', asset)} {attributes.get('body', '')}".lower()
-    return all(mark and mark in body for name, mark in OPTIONAL.items() if name in text)
+    marks = [mark for name, mark in OPTIONAL.items() if name in text]
+    return all(mark and any(each.startswith(mark) for each in classes) for mark in marks)
 
 
 def drop_unused(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
 ) -> None:
     """Leave out of a page the scripts and styles that it does not need."""
-    body = context.get("body", "")
+    classes = {word for tag in tags(context.get("body", "")) for word in tag.get("class").split()}
     for kind in ("script_files", "css_files"):
-        context[kind] = [asset for asset in context.get(kind, []) if is_needed(asset, body)]
+        context[kind] = [asset for asset in context.get(kind, []) if is_needed(asset, classes)]
     if page != "search":  # its own scripts call the others at once
         context["script_files"] = [deferred(script) for script in context["script_files"]]
 
@@ -58,31 +61,31 @@ def deferred(script: object) -> object:
     return type(script)(script.filename, priority=script.priority, **attributes)
 
 
-def sized(page: str, folder: Path) -> str:
-    """Return a page whose figures say their size, so that nothing moves when they come late."""
-
-    def image(tag: re.Match[str]) -> str:
-        data = (folder / tag[2]).read_bytes()[:24]
-        width, height = struct.unpack(">II", data[16:24])
-        return f'{tag[1]}{tag[2]}" width="{width}" height="{height}" loading="lazy"'
-
-    return re.sub(r'(<img [^>]*src=")(_images/[^"]+\.png)"(?![^>]*loading=)', image, page)
-
-
 def unpacked(page: str, folder: Path) -> str:
     """Return a page whose sliders' pictures are files; the page held them, as a notebook must."""
 
     def stored(address: re.Match[str]) -> str:
-        data = b64decode(address[2])
+        data = b64decode(address[1])
         name = f"_images/slider-{hashlib.sha256(data).hexdigest()[:20]}.webp"
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
-        if not address[1]:
-            return name
-        width, height = Image.open(io.BytesIO(data)).size
-        return f'{address[1]}{name}" width="{width}" height="{height}" loading="lazy'
+        return name
 
-    return re.sub(r'(<img src=")?data:image/webp;base64,([\w+/]+=*)', stored, page)
+    return re.sub(r"data:image/webp;base64,([\w+/]+=*)", stored, page)
+
+
+def sized(page: str, folder: Path) -> str:
+    """Return a page whose figures say their size, so that nothing moves when they come late."""
+    edits = []
+    for tag in tags(page):
+        source = tag.get("src")
+        figure = source.startswith("_images/") and source.endswith((".png", ".webp"))
+        if tag.name == "img" and figure and not tag.get("loading"):
+            with Image.open(folder / source) as picture:
+                width, height = picture.size
+            at = tag.start + len("<img")
+            edits.append((at, at, f' width="{width}" height="{height}" loading="lazy"'))
+    return edited(page, edits)
 
 
 def plain(page: str) -> str:
@@ -90,12 +93,21 @@ def plain(page: str) -> str:
 
     What opens a solution is read aloud by its own words.
     """
-
-    def unmarked(code: re.Match[str]) -> str:
-        return re.sub(r'<span class="(?:n|nn|p|w)">([^<]*)</span>|<span></span>', r"\1", code[0])
-
-    page = page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
-    return re.sub(r"<pre>.*?</pre>", unmarked, page, flags=re.S)
+    edits = []
+    in_code, around = False, []  # of the spans around a place in code, whether each is left out
+    for tag in tags(page):
+        if tag.name == "summary" and tag.attributes == FOLD:
+            edits.append((tag.start, tag.end, "<summary>"))
+        elif tag.name == "pre":
+            in_code, around = tag.opens, []
+        elif tag.name == "span" and in_code:
+            if tag.opens:
+                around.append(tag.attributes in PLAIN)
+            if around[-1]:
+                edits.append((tag.start, tag.end, ""))
+            if not tag.opens:
+                around.pop()
+    return edited(page, edits)
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
@@ -109,7 +121,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     styles = join_styles(static, pages)
     digest = hashlib.sha256(styles.encode()).hexdigest()[:10]
     for path, page in written.items():
-        light = one_style(plain(unpacked(sized(page, site), site)), digest)
+        light = one_style(plain(sized(unpacked(page, site), site)), digest)
         if light != page:
             path.write_text(light, "utf-8")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tinycss2
 from fontTools import subset
+from tags import Tag, edited, tags
 from tinycss2.ast import Node
 
 MATH_FONT = Path(__file__).resolve().parent.parent / "_fonts" / "STIXTwoMath.woff2"
@@ -21,7 +22,7 @@ ICONS = re.compile("[\ue000-\uf8ff]")  # FontAwesome's places in Unicode
 # MathML shows a single letter in italics, which are characters of their own.
 ITALICS = [*range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C), 0x210E]
 JOINED = "styles/book.css"
-STYLE = re.compile(rf'(<link [^>]*href="[^"]*_static/)(?!{JOINED})([^"?]+\.css)([^>]*>\n?)')
+STYLE = re.compile(r"(?P<static>.*_static/)(?P<name>[^?]+\.css)(\?.*)?")
 
 
 def join_styles(static: Path, pages: list[str]) -> str:
@@ -30,7 +31,7 @@ def join_styles(static: Path, pages: list[str]) -> str:
     It begins by naming what went into it, for a later build in which no page is written anew.
     """
     joined = static / JOINED
-    names = list(dict.fromkeys(name for page in pages for _, name, _ in STYLE.findall(page)))
+    names = list(dict.fromkeys(link["name"] for page in pages for _, link in style_links(page)))
     if not names:
         names = joined.read_text("utf-8").splitlines()[1].split()[1:-1]
     basic = relocated((static / "basic.css").read_text("utf-8"))
@@ -53,15 +54,22 @@ def relocated(styles: str) -> str:
     return re.sub(r'url\((["\']?)(?=\w[\w.-]*["\']?\))', r"url(\1../", styles)
 
 
+def style_links(page: str) -> list[tuple[Tag, re.Match[str]]]:
+    """Return the links to the book's own styles, but for those of the one file."""
+    links = [(tag, STYLE.fullmatch(tag.get("href"))) for tag in tags(page)]
+    return [
+        (tag, link) for tag, link in links if tag.name == "link" and link and link["name"] != JOINED
+    ]
+
+
 def one_style(page: str, digest: str) -> str:
     """Return a page that fetches the one file of styles in place of many."""
-    links = STYLE.findall(page)
-    for link in links[1:]:
-        page = page.replace("".join(link), "")
-    for before, name, after in links[:1]:
-        one = f'{before}{JOINED}?v={digest}" rel="stylesheet">\n'
-        page = page.replace(f"{before}{name}{after}", one)
-    return page
+    edits = []
+    for tag, link in style_links(page):
+        one = f'<link href="{link["static"]}{JOINED}?v={digest}" rel="stylesheet">\n'
+        line_end = page.startswith("\n", tag.end)
+        edits.append((tag.start, tag.end + line_end, "" if edits else one))
+    return edited(page, edits)
 
 
 def vocabulary(static: Path, pages: list[str]) -> set[str]:
@@ -113,9 +121,17 @@ def parsed(styles: str | list[Node]) -> list[Node]:
 
 def math_characters(pages: list[str]) -> set[int]:
     """Return the characters that the pages' mathematics shows."""
-    text = "".join(part for page in pages for part in re.findall(r"<math.*?</math>", page, re.S))
-    shown = {ord(character) for character in html.unescape(re.sub(r"<[^>]*>", "", text))}
-    shown |= {ord("√") for page in pages if "<msqrt" in page or "<mroot" in page}
+    shown: set[int] = set()
+    for page in pages:
+        inside, at = False, 0
+        for tag in tags(page):
+            if inside:
+                shown.update(map(ord, html.unescape(page[at : tag.start])))
+            if tag.name == "math":
+                inside = tag.opens
+            if tag.name in ("msqrt", "mroot"):
+                shown.add(ord("√"))
+            at = tag.end
     upright = {chr(code) for code in shown}
     return shown | {c for c in ITALICS if unicodedata.normalize("NFKC", chr(c)) in upright}
 

@@ -7,7 +7,6 @@ unchanged chapters changes no file.
 import base64
 import os
 import re
-import struct
 import subprocess
 import sys
 import time
@@ -40,7 +39,8 @@ LANGUAGE = {
 DROPPED_NOTEBOOK_KEYS = {"colab", "jupytext", "vscode", "widgets"}
 DROPPED_CELL_KEYS = {"ExecuteTime", "collapsed", "colab", "execution", "id", "outputId", "vscode"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-TEXT_CHUNKS = {b"tEXt", b"zTXt", b"iTXt", b"tIME", b"eXIf"}
+# Pictures as the inline backend draws them, but for matplotlib's version, which they would name.
+PICTURES = {"bbox_inches": "tight", "metadata": {"Software": None}}
 
 
 class ChapterError(Exception):
@@ -60,6 +60,7 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
         notebook,
         kernel_manager_class=OwnKernel,
         kernel_name=CURRENT_ENV_KERNEL_NAME,
+        extra_arguments=[f"--InlineBackend.print_figure_kwargs={PICTURES}"],
         timeout=600,
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
@@ -78,18 +79,6 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
                 raise ChapterError(
                     f"cell {index} ({cell.id}) wrote to stderr:\n{cell.source}\n---\n{output.text}"
                 )
-
-
-def clean_png(data: bytes) -> bytes:
-    """Return a PNG without its text, time and camera chunks, which name versions and dates."""
-    kept, at = [data[:8]], 8
-    while at < len(data):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        chunk = data[at : at + 12 + length]
-        if chunk[4:8] not in TEXT_CHUNKS:
-            kept.append(chunk)
-        at += len(chunk)
-    return b"".join(kept)
 
 
 def is_readable(cell_id: str) -> bool:
@@ -142,12 +131,7 @@ def normalise(notebook: NotebookNode) -> None:
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
-            data = output.get("data", {})
-            data.pop(WIDGET_VIEW, None)
-            if "image/png" in data:
-                data["image/png"] = base64.b64encode(
-                    clean_png(base64.b64decode(data["image/png"]))
-                ).decode("ascii")
+            output.get("data", {}).pop(WIDGET_VIEW, None)
         cell.outputs = merged_streams(
             [output for output in cell.outputs if output.get("data", True)]
         )

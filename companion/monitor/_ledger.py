@@ -30,7 +30,7 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Bend:
     """How an activation bends: what its slope is, and at most can be.
 
     Attributes:
@@ -74,16 +74,16 @@ def _derivative(call: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
         return torch.autograd.grad(a, z, torch.ones_like(a))[0]
 
 
-def shape_of(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Shape:
+def bend_of(name: str, call: Callable[[Tensor], Tensor], like: Tensor) -> Bend:
     """Describe an activation by what it does on a grid."""
     if name in CHEAP:
         known = activations.get(name)
-        return Shape(name, known.largest_slope or 1.0, CHEAP[name][1], CHEAP[name][0], signed=False)
+        return Bend(name, known.largest_slope or 1.0, CHEAP[name][1], CHEAP[name][0], signed=False)
     try:
         slope = _derivative(call, units.GRID.to(like.device, like.dtype))
     except RuntimeError:  # a slope for each channel
-        return Shape(name, 1.0, None, call, signed=True)
-    return Shape(name, slope.abs().max().item(), None, call, signed=bool((slope < 0).any()))
+        return Bend(name, 1.0, None, call, signed=True)
+    return Bend(name, slope.abs().max().item(), None, call, signed=bool((slope < 0).any()))
 
 
 @dataclass(eq=False, slots=True)
@@ -91,19 +91,19 @@ class Kept:
     """Examples of what a layer returned, until they are summed up.
 
     Attributes:
-        layer: the layer's index.
-        values: the examples.
-        shape: the activation that is applied, None if there is none.
+        index: the layer's, see :class:`companion.monitor._watch.Seen`.
+        values: the examples, of the shape of the output but for their number.
+        bend: the activation that is applied, None if there is none.
         before: what goes into the activation, where that is not what the layer returned.
-        whole: sums after the activation over the whole batch by unit, where only some of its
-            examples were kept.
+        whole: (units,) sums after the activation over the whole batch, where only some of its
+            examples were kept and a unit may be dead.
         thinned: whether only some of the examples were kept.
 
     """
 
-    layer: int
+    index: int
     values: Tensor
-    shape: Shape | None = None
+    bend: Bend | None = None
     before: Tensor | None = None
     whole: Tensor | None = None
     thinned: bool = False
@@ -113,18 +113,18 @@ class Sums(NamedTuple):
     """What a block of tensors of one shape gave, one entry (or row) for each.
 
     Attributes:
-        layers: the layers' indices.
-        shape: the activation, None for a layer's output.
+        indices: of the layers.
+        bend: the activation, None for a layer's output.
         entries: how many each of them has.
-        exact: of each, whether dead units were looked for in the whole batch.
-        values: their sum, sum of squares, and that of squared slopes, (2 or 3, tensors).
-        slopes: sum of the slopes by unit, (tensors, units); None for a layer's output.
-        sizes: what is zero for the units that are dead.
+        exact: of each, whether dead units were looked for in the whole batch; empty for outputs.
+        values: (2 or 3, tensors) their sum, sum of squares, and that of squared slopes.
+        slopes: (tensors, units) sum of the slopes; None for a layer's output.
+        sizes: (tensors, units) zero for the units that are dead; None for a layer's output.
 
     """
 
-    layers: list[int]
-    shape: Shape | None
+    indices: list[int]
+    bend: Bend | None
     entries: int
     exact: list[bool]
     values: Tensor
@@ -132,27 +132,73 @@ class Sums(NamedTuple):
     sizes: Tensor | None
 
 
+@dataclass(eq=False, slots=True)
+class Delta:
+    """The gradient at what a layer returned.
+
+    Attributes:
+        index: of the layer.
+        call: how often it had run before in the same forward pass.
+        square: () squared norm of δ, with the loss scale in it.
+
+    """
+
+    index: int
+    call: int
+    square: Tensor
+
+
+@dataclass(eq=False, slots=True)
+class DeltaInTime:
+    """The gradient at one position of a recurrent layer's input.
+
+    Attributes:
+        index: of the layer.
+        position: which of the positions that are kept, from 0.
+        norm: () of δ there, with the loss scale in it.
+
+    """
+
+    index: int
+    position: int
+    norm: Tensor
+
+
+class Inputs(NamedTuple):
+    """What goes into the model in one forward pass, by feature.
+
+    Attributes:
+        n: how many entries each feature has.
+        sums: (features,) of the entries.
+        squares: (features,) sums of their squares about their mean.
+
+    """
+
+    n: int
+    sums: Tensor
+    squares: Tensor
+
+
 class Ledger:
     """What one sample shows, kept on its device until all is read at once.
 
     Attributes:
         passes: forward passes of the model.
-        sums: of the layers' outputs and activations.
-        deltas: layer, call, and the squared norm of δ there.
-        times: layer, position in time, and the norm of δ there.
-        inputs: of the features of the model's inputs: how many examples, sums, sums of squares
-            about their mean.
+        sums: of the layers' outputs and activations, once :meth:`flush` was called.
+        deltas: in the order in which the backward passes reach them.
+        times: the same through time, of recurrent layers.
+        inputs: one for each forward pass.
 
     """
 
     def __init__(self) -> None:
         self.passes = 0
         self.sums: list[Sums] = []
-        self.deltas: list[tuple[int, int, Tensor]] = []
-        self.times: list[tuple[int, int, Tensor]] = []
-        self.inputs: list[tuple[int, Tensor, Tensor]] = []
-        self._kept: list[tuple[int, Kept]] = []
-        self._entries = 0
+        self.deltas: list[Delta] = []
+        self.times: list[DeltaInTime] = []
+        self.inputs: list[Inputs] = []
+        self._kept: list[tuple[int, Kept]] = []  # with the dimension of the units
+        self._entries = 0  # in all of them
 
     def keep(self, unit_dim: int, kept: Kept) -> None:
         """Take examples into account; tensors of one shape wait for each other."""
@@ -166,19 +212,19 @@ class Ledger:
         blocks: dict[tuple, list[Kept]] = {}
         for unit_dim, kept in self._kept:
             values = kept.values
-            key: tuple = (unit_dim, kept.shape, values.shape, values.dtype, values.device)
+            key: tuple = (unit_dim, kept.bend, values.shape, values.dtype, values.device)
             if kept.before is not None:
                 key += (kept.before.shape, kept.before.dtype)
             blocks.setdefault(key, []).append(kept)
-        for (unit_dim, shape, *_), block in blocks.items():
-            layers = [kept.layer for kept in block]
+        for (unit_dim, bend, *_), block in blocks.items():
+            indices = [kept.index for kept in block]
             values = _stack([kept.values for kept in block])
-            self.sums.append(_sum_outputs(layers, values))
-            if shape is not None:
+            self.sums.append(_sum_outputs(indices, values))
+            if bend is not None:
                 before = [kept.before for kept in block if kept.before is not None]
                 if before:  # then of all of them
                     values = _stack(before)
-                self.sums.append(_sum_activations(layers, values, shape, unit_dim, block))
+                self.sums.append(_sum_activations(indices, values, bend, unit_dim, block))
         self._kept, self._entries = [], 0
 
 
@@ -186,29 +232,29 @@ def _moments(flat: Tensor) -> list[Tensor]:
     return [flat.sum(1), torch.linalg.vector_norm(flat, dim=1).square()]
 
 
-def _sum_outputs(layers: list[int], values: Tensor) -> Sums:
+def _sum_outputs(indices: list[int], values: Tensor) -> Sums:
     flat = values.flatten(1)
-    return Sums(layers, None, flat.shape[1], [], torch.stack(_moments(flat)), None, None)
+    return Sums(indices, None, flat.shape[1], [], torch.stack(_moments(flat)), None, None)
 
 
 def _sum_activations(
-    layers: list[int], z: Tensor, shape: Shape, unit_dim: int, block: list[Kept]
+    indices: list[int], z: Tensor, bend: Bend, unit_dim: int, block: list[Kept]
 ) -> Sums:
-    # It may work in place, and there is no second use for z then.
-    a = shape.call(z) if shape.slope is not None else shape.call(z.clone())
+    # φ may work in place, and only a derivative asks for z again.
+    a = bend.call(z) if bend.slope is not None else bend.call(z.clone())
     flat = a.flatten(1)
     values = _moments(flat)
-    slope = _derivative(shape.call, z) if shape.slope is None else shape.slope(a)
+    slope = _derivative(bend.call, z) if bend.slope is None else bend.slope(a)
     slopes = _sum_positions(slope, unit_dim)
-    sizes = _sum_positions(slope.abs(), unit_dim) if shape.signed else slopes
+    sizes = _sum_positions(slope.abs(), unit_dim) if bend.signed else slopes
     whole = {i: kept.whole for i, kept in enumerate(block) if kept.whole is not None}
     if whole:
         at = torch.tensor(list(whole), device=sizes.device)
         sizes = sizes.index_copy(0, at, torch.stack(list(whole.values())).to(sizes))
-    # Of zeros and ones the squares are known.
-    values.append(slopes.sum(1) if shape.name == "relu" else slope.flatten(1).square().sum(1))
+    # A ReLU's slopes are zeros and ones, which are their own squares.
+    values.append(slopes.sum(1) if bend.name == "relu" else slope.flatten(1).square().sum(1))
     exact = [kept.whole is not None or not kept.thinned for kept in block]
-    return Sums(layers, shape, flat.shape[1], exact, torch.stack(values), slopes, sizes)
+    return Sums(indices, bend, flat.shape[1], exact, torch.stack(values), slopes, sizes)
 
 
 def _sum_positions(block: Tensor, unit_dim: int) -> Tensor:
@@ -253,13 +299,13 @@ def reduce(ledger: Ledger, group: "ProcessGroup") -> None:
     for block in ledger.sums:
         parts += [block.values, torch.tensor(block.entries)]
         parts += [part for part in (block.slopes, block.sizes) if part is not None]
-    parts += [square / world**2 for _, _, square in ledger.deltas]
-    parts += [norm.double().square() / world**2 for _, _, norm in ledger.times]
+    parts += [delta.square / world**2 for delta in ledger.deltas]
+    parts += [delta.norm.double().square() / world**2 for delta in ledger.times]
     for n, sums, squares in ledger.inputs:
         parts += [torch.tensor(n), sums, squares + sums.square() / n]
     if not parts:
         return
-    device = ledger.deltas[0][2].device if ledger.deltas else parts[0].device
+    device = ledger.deltas[0].square.device if ledger.deltas else parts[0].device
     flat = torch.cat([part.to(device, torch.float64).reshape(-1) for part in parts])
     torch.distributed.all_reduce(flat, group=group)
     reduced = [
@@ -270,8 +316,10 @@ def reduce(ledger: Ledger, group: "ProcessGroup") -> None:
         values, entries = next(found), int(next(found))
         slopes, sizes = (None, None) if block.slopes is None else (next(found), next(found))
         ledger.sums[i] = block._replace(values=values, entries=entries, slopes=slopes, sizes=sizes)
-    ledger.deltas = [(layer, call, next(found)) for layer, call, _ in ledger.deltas]
-    ledger.times = [(layer, k, next(found).sqrt()) for layer, k, _ in ledger.times]
+    for delta in ledger.deltas:
+        delta.square = next(found)
+    for at_input in ledger.times:
+        at_input.norm = next(found).sqrt()
     for i in range(len(ledger.inputs)):
         n, sums, squares = int(next(found)), next(found), next(found)
-        ledger.inputs[i] = n, sums, squares - sums.square() / n
+        ledger.inputs[i] = Inputs(n, sums, squares - sums.square() / n)

@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from typing import cast
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from companion.monitor._ledger import Ledger, Sums, read, read_all, wide
-from companion.monitor._watch import UNROLLED, Seen, Watch, positions, spread
+from companion.monitor._watch import UNROLLED, Seen, positions
 from companion.monitor.log import Of, columns
 
 FLUSHED = 2.0**-25
@@ -120,102 +120,137 @@ SATURATED = 0.05
 
 @dataclass
 class Summary:
-    """What a sample has shown: of the layers by field, of the step, and through time."""
+    """What a sample has shown.
 
-    layers: dict[str, dict[int, float]]
-    values: dict[str, float]
-    time: dict[tuple[int, int], float]
+    Attributes:
+        values: by column of the log that has one number a step.
+        layers: by column of the log that has one a layer, and by the layer's index.
+        time: log₁₀ of the norm of δ, by the layer's index and position in time.
+        delta_squares: squared norm of δ by the layer's index, with the loss scale in it.
+        silent: by the layer's index, whether a unit had no slope other than 0 in what was kept.
+
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    layers: dict[str, dict[int, float]] = field(default_factory=dict)
+    time: dict[tuple[int, int], float] = field(default_factory=dict)
+    delta_squares: dict[int, float] = field(default_factory=dict)
+    silent: dict[int, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what a log has no column for."""
-        for field in self.values:
-            known(field, "step")
+        for column in self.values:
+            known(column, "step")
 
-    def put(self, field: str, layer: int, number: float) -> None:
+    def put(self, column: str, index: int, number: float) -> None:
         """Add a number of a layer."""
-        self.layers.setdefault(known(field, "layer"), {})[layer] = number
+        self.layers.setdefault(known(column, "layer"), {})[index] = number
 
 
-def known(field: str, of: Of) -> str:
+def known(column: str, of: Of) -> str:
     """Return the name of a column of the log, or raise if there is none of that name."""
-    if field not in columns(of):
-        raise KeyError(f"a log has no {field!r} of a {of}; it has {columns(of)}")
-    return field
+    if column not in columns(of):
+        raise KeyError(f"a log has no {column!r} of a {of}; it has {columns(of)}")
+    return column
 
 
-def summarize(watch: Watch, scale: float) -> Summary:
-    """Read a sample, and turn its sums into what the log holds, without the loss scale."""
-    ledger = watch.ledger
+def summarize(ledger: Ledger, order: Sequence[Seen], scale: float) -> Summary:
+    """Read a sample, and turn its sums into what the log holds, without the loss scale.
+
+    Args:
+        ledger: of the sample; what still waits in it is summed up.
+        order: the layers, by index.
+        scale: the loss scale.
+
+    """
     ledger.flush()
-    found = Summary({}, _inputs(ledger), {})
-    totals: dict[tuple[str, int], list[float]] = {}
-    for block in ledger.sums:
-        kind = "output" if block.shape is None else "activation"
-        for layer, *row in zip(block.layers, *block.values.tolist(), strict=True):
-            before = totals.get((kind, layer), (0.0,) * (1 + len(row)))
-            totals[kind, layer] = [
-                p + q for p, q in zip(before, (block.entries, *row), strict=True)
-            ]
-    for (kind, layer), (count, total, squares, *slopes) in totals.items():
-        if count:
-            mean = total / count
-            variance = squares / count - mean * mean
-            found.put(f"{kind}_mean", layer, mean)
-            found.put(f"{kind}_variance", layer, _positive(variance))
-            if slopes:
-                found.put("slope_square", layer, slopes[0] / count)
-    _deltas(watch, scale, found)
-    _units(watch, found)
+    found = Summary(values=_inputs(ledger))
+    _moments(ledger, found)
+    squares = read([delta.square for delta in ledger.deltas])
+    _deltas(ledger, squares, scale, found)
+    _through_time(ledger, squares, order, scale, found)
+    _units(ledger, found)
     return found
 
 
-def _deltas(watch: Watch, scale: float, found: Summary) -> None:
-    squares = read([square for _, _, square in watch.ledger.deltas])
-    totals: dict[int, float] = {}
-    for (layer, _, _), square in zip(watch.ledger.deltas, squares, strict=True):
-        totals[layer] = totals.get(layer, 0.0) + square
-    for layer, total in totals.items():
-        found.put("delta_norms", layer, math.sqrt(total) / scale)
-        watch.order[layer].wild = not 1e-30 < total < 1e30
+def _moments(ledger: Ledger, found: Summary) -> None:
+    """Add mean and variance of outputs and activations, and the mean square of the slopes."""
+    totals: dict[tuple[str, int], list[float]] = {}
+    for block in ledger.sums:
+        kind = "output" if block.bend is None else "activation"
+        for index, *row in zip(block.indices, *block.values.tolist(), strict=True):
+            before = totals.get((kind, index), (0.0,) * (1 + len(row)))
+            totals[kind, index] = [
+                p + q for p, q in zip(before, (block.entries, *row), strict=True)
+            ]
+    for (kind, index), (count, total, squares, *slopes) in totals.items():
+        if count:
+            mean = total / count
+            variance = squares / count - mean * mean
+            found.put(f"{kind}_mean", index, mean)
+            found.put(f"{kind}_variance", index, _positive(variance))
+            if slopes:
+                found.put("slope_square", index, slopes[0] / count)
+
+
+def _deltas(ledger: Ledger, squares: list[float], scale: float, found: Summary) -> None:
+    """Add the norm of δ over all calls and passes."""
+    totals = found.delta_squares
+    for delta, square in zip(ledger.deltas, squares, strict=True):
+        totals[delta.index] = totals.get(delta.index, 0.0) + square
+    for index, total in totals.items():
+        found.put("delta_norms", index, math.sqrt(total) / scale)
+
+
+def _through_time(
+    ledger: Ledger, squares: list[float], order: Sequence[Seen], scale: float, found: Summary
+) -> None:
+    """Add the norm of δ at positions in time: of a layer's input, or of calls if it is unrolled."""
     in_time: dict[tuple[int, int], float] = {}
-    in_inputs = read([norm for _, _, norm in watch.ledger.times])
-    for (layer, k, _), norm in zip(watch.ledger.times, in_inputs, strict=True):
-        in_time[layer, k] = in_time.get((layer, k), 0.0) + norm * norm
-    for seen in watch.order:
-        if (
-            (seen.time or seen.calls > 1)
-            and times(seen)
-            and not isinstance(seen.module, nn.RNNBase)
-        ):
-            of_call: dict[int, float | None] = dict.fromkeys(range(seen.calls))
-            for (i, call, _), square in zip(watch.ledger.deltas, squares, strict=True):
-                if i == seen.index and call in of_call:
-                    of_call[call] = (of_call[call] or 0.0) + square
-            for k, call in enumerate(positions(seen.calls)):
-                whole = of_call.get(call)
-                if whole is not None:
-                    in_time[seen.index, k] = whole
-    found.time = {key: _log10(square) / 2 - math.log10(scale) for key, square in in_time.items()}
+    norms = read([delta.norm for delta in ledger.times])
+    for delta, norm in zip(ledger.times, norms, strict=True):
+        at = delta.index, delta.position
+        in_time[at] = in_time.get(at, 0.0) + norm * norm
+    of_call: dict[tuple[int, int], float] = {}
+    for each, square in zip(ledger.deltas, squares, strict=True):
+        at = each.index, each.call
+        of_call[at] = of_call.get(at, 0.0) + square
+    for index, layer in enumerate(order):
+        # A torch module runs over time by itself, and listens at its input.
+        if times(layer) and not isinstance(layer.module, nn.RNNBase):
+            for k, call in enumerate(positions(layer.calls)):
+                if (index, call) in of_call:
+                    in_time[index, k] = of_call[index, call]
+    found.time = {at: _log10(square) / 2 - math.log10(scale) for at, square in in_time.items()}
 
 
 def _inputs(ledger: Ledger) -> dict[str, float]:
     """Put the features' moments of all passes together."""
     if not ledger.inputs:
         return {}
-    size = len(ledger.inputs[0][1])
-    alike = [entry for entry in ledger.inputs if len(entry[1]) == size]
-    n = sum(entry[0] for entry in alike)
-    sums, squares = alike[0][1:]
+    size = len(ledger.inputs[0].sums)
+    alike = [each for each in ledger.inputs if len(each.sums) == size]
+    n = sum(each.n for each in alike)
+    _, sums, squares = alike[0]
     if len(alike) > 1:
-        sums = cast("Tensor", sum(entry[1] for entry in alike))
+        sums = cast("Tensor", sum(each.sums for each in alike))
         about = (s + m * (t / m - sums / n).square() for m, t, s in alike)
         squares = cast("Tensor", sum(about))
     means, variances = sums / n, (squares / n).clamp(min=0)
     return {
         "input_mean": means.mean().item(),
         "input_variance": (variances.mean() + means.var(correction=0)).item(),
-        "input_spread": spread(variances),
+        "input_spread": _spread(variances),
     }
+
+
+def _spread(variances: Tensor) -> float:
+    """Return the largest over the smallest nonzero standard deviation."""
+    nonzero = variances[variances > 0]
+    if not len(nonzero):
+        return math.nan
+    least, most = nonzero.aminmax()
+    return math.sqrt(most / least)
 
 
 def _positive(variance: float) -> float:
@@ -228,44 +263,55 @@ def _log10(number: float) -> float:
     return math.log10(number) if number > 0 else -math.inf
 
 
-def _units(watch: Watch, found: Summary) -> None:
+def _units(ledger: Ledger, found: Summary) -> None:
     """Add the mean slope, and the shares of units that are saturated or dead."""
     groups: dict[tuple, list[Sums]] = {}
-    for block in watch.ledger.sums:
+    for block in ledger.sums:
         if block.slopes is not None and block.entries:
-            groups.setdefault((block.shape, block.slopes.shape[1]), []).append(block)
-    for (shape, units), blocks in groups.items():
-        rows = [layer for block in blocks for layer in block.layers]
-        layers = list(dict.fromkeys(rows))
-        place = {layer: k for k, layer in enumerate(layers)}
-        owner = _index(*(place[row] for row in rows))
-        counts = [block.entries / units for block in blocks for _ in block.layers]
-        slopes, sizes = (
-            torch.cat([part.to("cpu", torch.float64) for part in parts])
-            for parts in zip(*((block.slopes, block.sizes) for block in blocks), strict=True)
-        )
-        if len(layers) < len(rows):  # what ran several times is put together before it is judged
-            nothing = torch.zeros(len(layers), units, dtype=torch.float64)
-            slopes = nothing.index_add(0, owner, slopes)
-            sizes = nothing.index_add(0, owner, sizes)
-        positions_ = torch.zeros(len(layers), dtype=torch.float64).index_add_(
-            0, owner, torch.tensor(counts, dtype=torch.float64)
-        )
-        mean = slopes / positions_.unsqueeze(1)
-        saturated = (mean.abs() < SATURATED * shape.largest).double().mean(1)
+            groups.setdefault((block.bend, block.slopes.shape[1]), []).append(block)
+    for (bend, _), blocks in groups.items():
+        indices, counts, slopes, sizes, exact = _by_layer(blocks)
+        mean = slopes / counts.unsqueeze(1)
+        saturated = (mean.abs() < SATURATED * bend.largest).double().mean(1)
         silent, dead = (torch.stack([slopes, sizes]) == 0).double().mean(2)
-        # What is silent in some of the examples need not be dead; it will be looked at in all.
-        silent = silent > 0
-        exact = torch.ones(len(layers), dtype=torch.bool)
-        exact[owner[torch.tensor([not exact for b in blocks for exact in b.exact])]] = False
-        dead.masked_fill_(silent & ~exact, math.nan)
-        for layer, rare in zip(layers, silent.tolist(), strict=True):
-            watch.order[layer].rare = rare
+        # What is silent in some of the examples need not be dead.
+        dead.masked_fill_((silent > 0) & ~exact, math.nan)
+        found.silent.update(zip(indices, (silent > 0).tolist(), strict=True))
         of_layers = torch.stack([mean.mean(1), saturated, dead])
         of_layers.masked_fill_(mean.isnan().any(1), math.nan)
         for name, row in zip(("slope_mean", "saturated", "dead"), of_layers.tolist(), strict=True):
-            for layer, number in zip(layers, row, strict=True):
-                found.put(name, layer, number)
+            for index, number in zip(indices, row, strict=True):
+                found.put(name, index, number)
+
+
+def _by_layer(blocks: list[Sums]) -> tuple[list[int], Tensor, Tensor, Tensor, Tensor]:
+    """Put together what each layer gave at all its calls, before its units are judged.
+
+    Returns:
+        The layers' indices; (layers,) how many entries each unit has; (layers, units) the sums of
+        their slopes, and what is zero for the dead; (layers,) whether that is of all entries.
+
+    """
+    rows = [index for block in blocks for index in block.indices]
+    indices = list(dict.fromkeys(rows))
+    place = {index: k for k, index in enumerate(indices)}
+    owner = _index(*(place[row] for row in rows))
+    slopes, sizes = (
+        torch.cat([part.to("cpu", torch.float64) for part in parts])
+        for parts in zip(*((block.slopes, block.sizes) for block in blocks), strict=True)
+    )
+    units = slopes.shape[1]
+    of_rows = [block.entries / units for block in blocks for _ in block.indices]
+    counts = torch.zeros(len(indices), dtype=torch.float64).index_add_(
+        0, owner, torch.tensor(of_rows, dtype=torch.float64)
+    )
+    if len(indices) < len(rows):
+        nothing = torch.zeros(len(indices), units, dtype=torch.float64)
+        slopes = nothing.index_add(0, owner, slopes)
+        sizes = nothing.index_add(0, owner, sizes)
+    exact = torch.ones(len(indices), dtype=torch.bool)
+    exact[owner[torch.tensor([not exact for b in blocks for exact in b.exact])]] = False
+    return indices, counts, slopes, sizes, exact
 
 
 def times(layer: Seen) -> int:

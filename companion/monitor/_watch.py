@@ -5,7 +5,6 @@ listens through hooks that torch keeps for all modules together, so that the mod
 none, and attaches them for the steps that are sampled only.
 """
 
-import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,16 @@ from torch.utils.hooks import RemovableHandle
 
 from companion import activations
 from companion.activations import units
-from companion.monitor._ledger import Kept, Ledger, Shape, shape_of, wide
+from companion.monitor._ledger import (
+    Bend,
+    Delta,
+    DeltaInTime,
+    Inputs,
+    Kept,
+    Ledger,
+    bend_of,
+    wide,
+)
 
 ENTRIES = 4096
 """Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
@@ -69,29 +77,54 @@ _NORMS = {
 }
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Seen:
-    """A layer that may run, and what is found out about it when it does."""
+    """A layer that may run, and what is found out about it when it does.
+
+    Attributes:
+        name: of the module, without the prefixes of wrappers.
+        module: the layer itself.
+        parameters: names of its own, the weight first.
+        frozen: whether none of them requires a gradient.
+        ran: whether it ever has; what follows up to ``other_dims`` is known from then on.
+        index: its place in the order in which layers first ran.
+        units: outputs at one position: features, or channels.
+        unit_dim: the dimension of its output in which they lie, counted from the end.
+        dims: how many dimensions its output has.
+        other_dims: all of them but the units', counted from the start.
+        calls: how often it runs in one forward pass of the model, by the last sample.
+        calls_in_sample: how often it has run in this sample.
+        calls_in_pass: how often it has run in this forward pass.
+        activation: name of the one that is applied to its output, None as long as none was seen.
+        activated: whether that has been seen since it ran last.
+        normalized: whether its output was seen to go into a normalization.
+        time: how many positions in time its input has; 1 for a cell, 0 for what has no time.
+        in_float64: whether the next sample squares its δ in float64.
+        in_whole: whether the next sample looks for its dead units in the whole batch.
+        kept: the examples kept of its latest output, None before a sample has any.
+
+    """
 
     name: str
     module: nn.Module
     parameters: tuple[str, ...]
     frozen: bool
-    index: int = -1
+    ran: bool = False
+    index: int = 0
     units: int = 0
     unit_dim: int = -1
     dims: int = 0
-    others: list[int] = field(default_factory=list)
+    other_dims: list[int] = field(default_factory=list)
     calls: int = 1
-    running: int = 0
-    in_pass: int = 0
+    calls_in_sample: int = 0
+    calls_in_pass: int = 0
     activation: str | None = None
-    normalized: bool = False
     activated: bool = False
+    normalized: bool = False
     time: int = 0
-    wild: bool = True
-    rare: bool = True
-    kept: "Kept | None" = None
+    in_float64: bool = True
+    in_whole: bool = True
+    kept: Kept | None = None
 
     @property
     def kind(self) -> str:
@@ -100,6 +133,7 @@ class Seen:
 
 
 Origin = tuple[Seen | None, bool]
+"""The layer from which a tensor comes, and whether it is what that layer returned."""
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -198,7 +232,18 @@ def _again(func: Callable, args: tuple, kwargs: dict, z: Tensor) -> Tensor:
 
 
 class Watch:
-    """Listens to the layers of one model during the steps that are sampled."""
+    """Listens to the layers of one model during the steps that are sampled.
+
+    Attributes:
+        model: that is watched.
+        layers: what may turn up as a layer, by the identity of its module.
+        order: those that ran, in the order in which they first did; a layer's index is its place.
+        ledger: of the sample that is being taken, or of the last.
+        full: whether more is asked for than which layers run, and in what order.
+        on_forward: called when a forward pass of the model, or of a part of it, begins.
+        inside: the activation module that is running, while functions are looked at as well.
+
+    """
 
     def __init__(self, model: nn.Module, clean: Callable[[str], str]) -> None:
         self.model = model
@@ -207,15 +252,16 @@ class Watch:
         self.ledger = Ledger()
         self.full = True
         self.on_forward: Callable[[], None] = lambda: None
-        self._handles: list[RemovableHandle] = []
-        self._origins: dict[int, tuple[weakref.ref, Seen, bool]] = {}
-        self._last: Seen | None = None
-        self._shapes: dict[object, Shape] = {}
-        self._mode: _Functions | None = None
-        self._surveyed = False
-        self._needs_mode = False
         self.inside: nn.Module | None = None
-        self._noted = False
+        self._handles: list[RemovableHandle] = []
+        # By the identity of a tensor, which may be gone and its identity another's.
+        self._origins: dict[int, tuple[weakref.ref, Seen, bool]] = {}
+        self._last: Seen | None = None  # the layer that ran last
+        self._bends: dict[object, Bend] = {}  # by whatever tells activations apart
+        self._mode: _Functions | None = None
+        self._surveyed = False  # whether a sample has shown how the network is built
+        self._needs_mode = False  # whether it calls activations as functions
+        self._noted = False  # whether `inside` was seen when it called its function
         self._handlers = self._dispatch()
 
     def _dispatch(self) -> dict[int, Callable[[nn.Module, tuple, Any], None]]:
@@ -256,15 +302,30 @@ class Watch:
         self._origins.clear()
         self._last = None
         for layer in self.order:
-            layer.running = layer.in_pass = 0
+            layer.calls_in_sample = layer.calls_in_pass = 0
 
     def settle(self) -> None:
         """Keep what the sample has shown of the network's build."""
         if self.order and not self._surveyed:
             self._surveyed = True
         for layer in self.order:
-            if layer.running:
-                layer.calls = max(1, round(layer.running / max(self.ledger.passes, 1)))
+            if layer.calls_in_sample:
+                layer.calls = max(1, round(layer.calls_in_sample / max(self.ledger.passes, 1)))
+
+    def prepare(self, delta_squares: dict[int, float], silent: dict[int, bool]) -> None:
+        """Decide what the next sample looks at more closely, by what the last one has shown.
+
+        Args:
+            delta_squares: by layer, the squared norm of δ, with the loss scale in it.
+            silent: by layer, whether a unit had no slope other than 0 in what was looked at.
+
+        """
+        for index, square in delta_squares.items():
+            # float32 loses the squares of entries beyond 1e±19.
+            self.order[index].in_float64 = not 1e-30 < square < 1e30
+        for index, any_unit in silent.items():
+            # What is silent in some of the examples need not be dead.
+            self.order[index].in_whole = any_unit
 
     # ------------------------------------------------------------ what torch calls
 
@@ -292,7 +353,7 @@ class Watch:
         self.on_forward()
         self.ledger.passes += 1
         for layer in self.order:
-            layer.activated, layer.in_pass = False, 0
+            layer.activated, layer.calls_in_pass = False, 0
         if self.full:
             inputs = next(_tensors(args), None)
             if inputs is not None:
@@ -312,14 +373,15 @@ class Watch:
         z = output if isinstance(output, Tensor) else next(_tensors(output), None)
         if z is None or not z.is_floating_point():
             return
-        if torch._C._current_graph_task_id() != -1 and layer.running:
+        if torch._C._current_graph_task_id() != -1 and layer.calls_in_sample:
             return  # computed again during the backward pass, to save memory
-        if layer.index < 0:
+        if not layer.ran:
             self._first(layer, z)
         if self.ledger.passes == 0:  # the model's parts are called, not the model
             self.on_forward()
-        call = layer.in_pass
-        layer.running, layer.in_pass, layer.activated = layer.running + 1, call + 1, False
+        call = layer.calls_in_pass
+        layer.calls_in_sample, layer.calls_in_pass = layer.calls_in_sample + 1, call + 1
+        layer.activated = False
         self._origins[id(z)] = (weakref.ref(z), layer, True)
         self._last = layer
         if not self.full:
@@ -333,29 +395,29 @@ class Watch:
         self.ledger.keep(layer.unit_dim, layer.kept)
         if isinstance(module, (nn.RNN, nn.RNNCell)):  # it applies its activation itself
             known = activations.get(module.nonlinearity)
-            if known.name not in self._shapes:
-                shape = shape_of(known.name, known.function, z)
-                self._shapes[known.name] = replace(shape, call=torch.clone)
+            if known.name not in self._bends:
+                bend = bend_of(known.name, known.function, z)
+                self._bends[known.name] = replace(bend, call=torch.clone)
             layer.activated, layer.activation = True, known.name
-            layer.kept.shape = self._shapes[known.name]
+            layer.kept.bend = self._bends[known.name]
 
     def _first(self, layer: Seen, z: Tensor) -> None:
-        layer.index = len(self.order)
+        layer.ran, layer.index = True, len(self.order)
         self.order.append(layer)
         size = getattr(layer.module, "kernel_size", None)
         spatial = len(size) if isinstance(size, tuple) else 0
         conv = isinstance(layer.module, nn.modules.conv._ConvNd)
         layer.unit_dim = -1 - spatial if conv else -1
         layer.units, layer.dims = z.shape[layer.unit_dim], z.dim()
-        layer.others = [d for d in range(z.dim()) if d != z.dim() + layer.unit_dim]
+        layer.other_dims = [d for d in range(z.dim()) if d != z.dim() + layer.unit_dim]
         if isinstance(layer.module, nn.RNNCellBase):
             layer.time = 1
 
     def _delta(self, ledger: Ledger, layer: Seen, call: int, gradient: Tensor) -> None:
-        # float32 loses the squares of entries beyond 1e±19; float64 is exact and takes longer.
-        flat = gradient.detach().double() if layer.wild else wide(gradient)
+        # float64 holds every square of a float32, and takes longer.
+        flat = gradient.detach().double() if layer.in_float64 else wide(gradient)
         flat = flat.reshape(-1)
-        ledger.deltas.append((layer.index, call, torch.dot(flat, flat)))
+        ledger.deltas.append(Delta(layer.index, call, torch.dot(flat, flat)))
 
     def _listen_at_input(self, layer: Seen, args: tuple) -> tuple | None:
         """Give a recurrent layer an input whose gradient can be seen; its values are the same."""
@@ -374,7 +436,7 @@ class Watch:
     ) -> None:
         kept = gradient.detach().movedim(dim, 0)[at].double().flatten(1)
         for k, norm in enumerate(torch.linalg.vector_norm(kept, dim=1)):
-            ledger.times.append((layer.index, k, norm))
+            ledger.times.append(DeltaInTime(layer.index, k, norm))
 
     # ------------------------------------------------------------ activations and norms
 
@@ -405,9 +467,9 @@ class Watch:
             return
         self._noted = self._needs_mode = True
         name = name if self.inside is None else _module_name(self.inside)
-        if key not in self._shapes:
-            self._shapes[key] = shape_of(name, call, wide(z))
-        self._record(owner, self._shapes[key], z, a, direct=origin[1])
+        if key not in self._bends:
+            self._bends[key] = bend_of(name, call, wide(z))
+        self._record(owner, self._bends[key], z, a, direct=origin[1])
 
     def _at_activation(self, module: nn.Module, args: tuple, a: Tensor) -> None:
         if self._noted:  # as a function, before it went to work in place
@@ -418,40 +480,40 @@ class Watch:
         owner = self._owner(origin, a)
         if owner is None or not self.full:
             return
-        shape = self._shapes.get(id(module))
-        if shape is None:
-            shape = self._shape_of(module, z)
-        self._record(owner, shape, z, a, direct=origin[1])
+        bend = self._bends.get(id(module))
+        if bend is None:
+            bend = self._bend_of(module, z)
+        self._record(owner, bend, z, a, direct=origin[1])
 
-    def _shape_of(self, module: nn.Module, z: Tensor) -> Shape:
+    def _bend_of(self, module: nn.Module, z: Tensor) -> Bend:
         """Describe an activation module; modules built alike bend alike, unless they learn how."""
         learns = next(module.parameters(), None) is not None
         key = id(module) if learns else repr(module)
-        if key not in self._shapes:
+        if key not in self._bends:
             call = partial(type(module).forward, module)
-            self._shapes[key] = shape_of(_module_name(module), call, wide(z))
-        self._shapes[id(module)] = self._shapes[key]
-        return self._shapes[key]
+            self._bends[key] = bend_of(_module_name(module), call, wide(z))
+        self._bends[id(module)] = self._bends[key]
+        return self._bends[key]
 
     def _record(
         self,
         owner: Seen,
-        shape: Shape,
+        bend: Bend,
         z: Tensor,
         a: Tensor,
         *,
         direct: bool,
     ) -> None:
-        owner.activated, owner.activation = True, shape.name
+        owner.activated, owner.activation = True, bend.name
         kept = owner.kept
         if kept is None or a.numel() == 0:
             return
-        kept.shape = shape
+        kept.bend = bend
         if not direct:
             kept.before = _thin(z)
             kept.thinned = kept.before.shape != z.shape
-        if kept.thinned and shape.name == "relu" and owner.rare:
-            kept.whole = a.detach().sum(owner.others)
+        if kept.thinned and bend.name == "relu" and owner.in_whole:
+            kept.whole = a.detach().sum(owner.other_dims)
 
     def _at_norm_module(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
         if args and isinstance(output, Tensor):
@@ -475,7 +537,7 @@ class Watch:
         dims = [d for d in range(x.dim()) if d != dim]
         variances, means = torch.var_mean(x.double(), dims, correction=0)
         n = x.numel() // x.shape[dim]
-        self.ledger.inputs.append((n, n * means, n * variances))
+        self.ledger.inputs.append(Inputs(n, n * means, n * variances))
 
 
 def _module_name(module: nn.Module) -> str:
@@ -491,12 +553,3 @@ def positions(times: int) -> list[int]:
     if count < 2:
         return [0] * count
     return [round(k * (times - 1) / (count - 1)) for k in range(count)]
-
-
-def spread(variances: Tensor) -> float:
-    """Return the largest over the smallest nonzero standard deviation."""
-    nonzero = variances[variances > 0]
-    if not len(nonzero):
-        return math.nan
-    least, most = nonzero.aminmax()
-    return math.sqrt(most / least)

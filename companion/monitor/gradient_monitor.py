@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -93,18 +94,19 @@ class GradientMonitor:
         self._watch = Watch(model, self._clean)
         self._watch.on_forward = self._begin
         self._losses: list[Tensor | float] = []
-        self._drained = 0
+        self._drained = 0  # how many of them are numbers already
         self._rows: list[_Row] = []
-        self._row = _Row(-1)
-        self._inside = False
-        self._group: ProcessGroup | None = None
+        self._row: _Row | None = None  # of the step that is being sampled
+        self._inside = False  # of its `with` block
+        self._group: ProcessGroup | None = None  # that trains the model together
         self._handles: list[RemovableHandle] = []
-        self._before = Blocks([])
+        self._before = Blocks([])  # the weights before the step, then what it added to them
         self._fits: list[tuple] = []  # what the blocks were made for
         self._parameters: list[nn.Parameter] = []
-        self._heralds: list[nn.Parameter] = []
-        self._begun = self._queued = False
-        self._stance: AbstractContextManager | None = None
+        self._heralds: list[nn.Parameter] = []  # whose gradients tell of a backward pass
+        self._begun = False  # whether a forward pass of the sampled step has
+        self._queued = False  # whether the gradients will be read after this backward pass
+        self._stance: AbstractContextManager | None = None  # that keeps models uncompiled
         self._scaler: torch.amp.GradScaler | None = None
 
     def __repr__(self) -> str:
@@ -158,15 +160,15 @@ class GradientMonitor:
         if not self._inside:
             raise RuntimeError("step needs the `with` block of the monitor")
         self._losses.append(_one_number(loss))
-        if self._row.step >= 0:
-            self._finish()
+        if self._row is not None:
+            self._finish(self._row)
         self._arm()
 
     def _arm(self) -> None:
         """Listen if the step that now begins is to be sampled."""
         step = len(self._losses)
         if step % self.every:
-            if self._row.step >= 0:
+            if self._row is not None:
                 self._disarm()
             return
         self._row = _Row(step)
@@ -186,7 +188,7 @@ class GradientMonitor:
             ]
 
     def _disarm(self) -> None:
-        self._row = _Row(-1)
+        self._row = None
         self._watch.detach()
         for handle in self._handles:
             handle.remove()
@@ -199,7 +201,7 @@ class GradientMonitor:
 
     def _begin(self) -> None:
         """Keep the weights as they are before the step, when its first forward pass begins."""
-        if self._begun:
+        if self._begun or self._row is None:
             return
         self._begun = True
         if self.gradients_only:
@@ -222,9 +224,9 @@ class GradientMonitor:
     @torch.no_grad()
     def _read_gradients(self) -> None:
         self._queued = False
-        if self._row.step < 0:
-            return
         row = self._row
+        if row is None:
+            return
         if self._scaler is not None:
             row.scale = self._scaler.get_scale()
         gradients = [p.grad for p in self._parameters]
@@ -244,11 +246,10 @@ class GradientMonitor:
             row.underflow = underflow(_by_shape(entries))
 
     @torch.no_grad()
-    def _finish(self) -> None:
+    def _finish(self, row: "_Row") -> None:
         """Read everything that the sampled step has left, at once."""
-        row, watch = self._row, self._watch
+        watch, parameters = self._watch, self._parameters
         watch.settle()
-        parameters = self._parameters
         if self._begun and not self.gradients_only:
             learning = [i for i, fit in enumerate(self._fits) if fit[-1]]
             frozen = [i for i, fit in enumerate(self._fits) if not fit[-1]]
@@ -262,7 +263,8 @@ class GradientMonitor:
         if not self.gradients_only:
             if self._group is not None:
                 reduce(watch.ledger, self._group)
-            row.summary = summarize(watch, row.scale)
+            row.summary = summarize(watch.ledger, watch.order, row.scale)
+            watch.prepare(row.summary.delta_squares, row.summary.silent)
         row.skipped = float(self._scaler is not None and row.non_finite > 0)
         self._rows.append(row)
         self._drain()
@@ -295,8 +297,8 @@ class GradientMonitor:
             f: _table([row.parameters.get(f, {}) for row in rows], len(names))
             for f in columns("parameter")
         }
-        for field in columns("step"):
-            measured[field] = _vector([row.value(field) for row in rows])
+        for column in columns("step"):
+            measured[column] = _vector([row.value(column) for row in rows])
         durations = [times(layer) for layer in order]
         k = max([min(t, POSITIONS) for t in durations], default=0)
         time = torch.full((len(rows), len(order), k), math.nan, dtype=torch.float64)
@@ -376,27 +378,40 @@ def _group(model: nn.Module) -> "ProcessGroup | None":
     return None
 
 
+@dataclass(slots=True)
 class _Row:
-    """What is known of one sampled step."""
+    """What is known of one sampled step.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.scale = 1.0
-        self.weights: list[Tensor] = []
-        self.total_norm = math.nan
-        self.skipped = 0.0
-        self.non_finite = math.nan
-        self.underflow = math.nan
-        self.parameters: dict[str, dict[int, float]] = {}
-        self.summary = Summary({}, {}, {})
+    Attributes:
+        step: which one.
+        weights: norms of the weights before it, by block; emptied once they are read.
+        scale: the loss scale, 1 without; like the next four a column of the log.
+        total_norm: of all gradients as one vector.
+        skipped: 1 if the step was skipped for the loss scale, else 0.
+        non_finite: how many entries of the gradients are not finite.
+        underflow: share of them that float16 would flush to zero.
+        parameters: by column of the log that has a number a parameter, and by its place.
+        summary: of what the watch has seen.
 
-    def put(self, field: str, numbers: dict[int, float]) -> None:
+    """
+
+    step: int
+    weights: list[Tensor] = field(default_factory=list)
+    scale: float = 1.0
+    total_norm: float = math.nan
+    skipped: float = 0.0
+    non_finite: float = math.nan
+    underflow: float = math.nan
+    parameters: dict[str, dict[int, float]] = field(default_factory=dict)
+    summary: Summary = field(default_factory=Summary)
+
+    def put(self, column: str, numbers: dict[int, float]) -> None:
         """Add a number for each of some parameters."""
-        self.parameters[known(field, "parameter")] = numbers
+        self.parameters[known(column, "parameter")] = numbers
 
-    def value(self, field: str) -> float:
+    def value(self, column: str) -> float:
         """Return a number of the whole step."""
-        return self.summary.values.get(field, getattr(self, field, math.nan))
+        return self.summary.values.get(column, getattr(self, column, math.nan))
 
 
 def _table(rows: list[dict[int, float]], width: int) -> Tensor:

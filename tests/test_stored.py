@@ -1,0 +1,163 @@
+"""What is stored was made by the code that there is, and is what that code still makes."""
+
+import random
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import stored
+from chapters import ROOT
+
+from companion.lstms import __main__ as longer
+from companion.lstms import tasks
+
+
+@pytest.mark.parametrize("name", stored.STORED)
+def test_the_code_that_made_it_is_the_code_that_there_is(name: str) -> None:
+    one = stored.STORED[name]
+    head = one.head()
+    assert {"command", "commit", "code"} <= head.keys()
+    advice = f"run `make stored NAME={name}`, or with AGAIN=1 if its numbers cannot have changed"
+    assert head["code"] == stored.code(one.module), advice
+
+
+@pytest.mark.parametrize("name", stored.STORED)
+def test_a_part_that_is_made_again_is_what_is_kept(name: str) -> None:
+    one = stored.STORED[name]
+    part = random.Random(stored.commit(ROOT)).choice(one.quick)
+    assert not stored.differing(one, [part])
+
+
+# ---------------------------------------------------------------- the digest
+
+FILES = {
+    "__init__.py": '"""The package."""\n',
+    "a.py": "from companion import b\n"
+    'X = 1\n"""What it is."""\n'
+    'def f():\n    "Doc."\n    return b.Y\n',
+    "b.py": "Y = f'{2}'  # why\nZ = None\n",
+    "c.py": "import companion.a\n",
+}
+
+
+def digest(root: Path, **changed: str) -> str:
+    """The digest of the module a of a package, some files of which read otherwise."""
+    (root / "companion").mkdir(exist_ok=True)
+    for name, text in (FILES | {f"{name}.py": text for name, text in changed.items()}).items():
+        (root / "companion" / name).write_text(text, encoding="utf-8")
+    return stored.code("companion.a", root)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "same"),
+    [
+        ("a", '"Doc."\n', '"""Another."""\n', True),
+        ("a", '"""What it is."""\n', "# a comment\n\n", True),
+        ("b", "  # why", "", True),
+        ("c", "import companion.a", "import os", True),
+        ("a", "X = 1", "X = 2", False),
+        ("a", "X = 1", "X = 1.0", False),
+        ("b", "f'{2}'", "f'{3}'", False),
+        ("b", "Z = None", "Z = ''", False),
+        ("b", "Z = None\n", "", False),
+    ],
+)
+def test_the_digest_is_of_code_and_of_what_it_uses(
+    file: str, old: str, new: str, same: bool, tmp_path: Path
+) -> None:
+    before = digest(tmp_path)
+    text = FILES[f"{file}.py"]
+    assert text.count(old) == 1
+    assert (digest(tmp_path, **{file: text.replace(old, new)}) == before) == same
+
+
+# ---------------------------------------------------------------- made
+
+
+class Fake(stored.Stored):
+    """A result of two parts that counts how often each is made."""
+
+    def parts(self) -> dict[str, Callable[..., str]]:
+        return {name: partial(self.part, name) for name in ("x", "y")}
+
+    def part(self, name: str, *, progress: bool) -> str:
+        made.append((name, progress))
+        if name == broken:
+            raise KeyboardInterrupt
+        return f"above\n  x loss {loss:.2f}\n" if name == "x" else "  y solved 2 of 6\n"
+
+
+made: list[tuple[str, bool]] = []
+broken, loss = "", 0.50
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    digest(tmp_path)
+    for command in ("init", "add .", "-c user.name=a -c user.email=b commit -m c"):
+        subprocess.run(["git", "-C", tmp_path, *command.split()], check=True, capture_output=True)
+    monkeypatch.setattr(f"{__name__}.made", [])
+    monkeypatch.setattr(f"{__name__}.broken", "y")
+    return Fake(tmp_path / "kept.txt", "companion.a", quick=("x",), room=0.02)
+
+
+def test_what_is_interrupted_goes_on_where_it_was(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        stored.make("one", fake, tmp_path)
+    monkeypatch.setattr(f"{__name__}.broken", "")
+    stored.make("one", fake, tmp_path)
+    assert made == [("x", True), ("y", True), ("y", True)]
+    assert fake.table() == "above\n  x loss 0.50\n  y solved 2 of 6\n"
+    head = fake.head()
+    assert head["command"] == "make stored NAME=one"
+    assert head["code"] == stored.code("companion.a", tmp_path)
+    assert head["commit"] == stored.commit(tmp_path).removesuffix("-dirty")
+    stored.make("one", fake, tmp_path)
+    assert len(made) == 5, "what is whole begins anew"
+
+
+def test_the_head_is_written_anew_only_if_the_quick_parts_agree(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.broken", "")
+    stored.make("one", fake, tmp_path)
+    before, table = fake.head(), fake.table()
+    digest(tmp_path, b="Y = 3\n")
+    monkeypatch.setattr(f"{__name__}.loss", 0.53)
+    assert stored.again(fake, tmp_path) == ["x: kept is 'x loss 0.50', made was 'x loss 0.53'"]
+    assert fake.head() == before
+    monkeypatch.setattr(f"{__name__}.loss", 0.52)
+    assert stored.again(fake, tmp_path) == []
+    assert fake.table() == table
+    assert fake.head().pop("again").startswith("x at ")
+    assert fake.head()["code"] == stored.code("companion.a", tmp_path) != before["code"]
+    assert fake.head()["commit"] == before["commit"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("a 0.10, b 2", "a 0.12, b 2", True),
+        ("a 0.10, b 2", "a 0.13, b 2", False),
+        ("a 0.10, b 2", "a 0.10, b 3", False),
+        ("a 0.10", "b 0.10", False),
+        ("a 0.10", "a 0.10, 0.10", False),
+    ],
+)
+def test_decimals_have_room_and_nothing_else(one: str, other: str, same: bool) -> None:
+    assert stored.alike(one, other, 0.02) == same
+
+
+# ---------------------------------------------------------------- the longer race
+
+
+def test_the_parts_of_the_longer_race_are_those_of_the_whole() -> None:
+    runs = [(tasks.adding, 2, 1), (tasks.sequential_digits, "train", 1)]
+    made = [(make(size), name) for make, size, _ in runs for name in tasks.entries()]
+    lines = [longer.part(task, name, 1, progress=False) for task, name in made]
+    assert "".join(lines) == tasks.longer_run(runs, progress=False)
+    assert len(longer.parts()) == len(tasks.LONGER) * len(tasks.entries())
