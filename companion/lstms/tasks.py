@@ -8,7 +8,7 @@ than a chapter may is :func:`longer_run`, which ``python -m companion.lstms FILE
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
