@@ -27,7 +27,7 @@ from companion.activations import Activation
 from companion.backprop import MLP
 from companion.data import Split
 from companion.initialization import Scheme
-from companion.meanfield import gaussian_mean
+from companion.meanfield import Gradient, State
 from companion.training.loop import batches
 
 
@@ -86,20 +86,21 @@ def predicted_variance(
     shapes = backprop.weight_shapes(_sizes(sizes))
     squares = [scheme.variance(into, out) for out, into in shapes]
     biases = _bias_variances(scheme, squares, bias_variance)
-    inputs = [non_negative("input_mean_square", input_mean_square)]
-    outputs: list[float] = []
-    for (_out, into), square, bias in zip(shapes, squares, biases, strict=True):
-        if outputs:
-            inputs.append(gaussian_mean(lambda z: phi.function(z) ** 2, outputs[-1]))
-        outputs.append(into * square * inputs[-1] + bias)
-    deltas = [non_negative("output_mean_square", output_mean_square)]
-    for (out, _into), square, length in zip(shapes[:0:-1], squares[:0:-1], outputs[-2::-1]):
-        slope = gaussian_mean(lambda z: phi.slope(z) ** 2, length)
-        deltas.insert(0, out * square * slope * deltas[0])
-    entering, leaving, back = (
-        torch.tensor(column, dtype=torch.float64) for column in (inputs, outputs, deltas)
+    x = State(non_negative("input_mean_square", input_mean_square))
+    inputs: list[float] = []
+    layers: list[State] = []
+    for (out, into), square, bias in zip(shapes, squares, biases, strict=True):
+        entering = layers[-1].start().activation(phi) if layers else x
+        inputs.append(entering.square)
+        layers.append(entering.weights(into * square, bias, backward=out * square))
+    gradients = [Gradient(non_negative("output_mean_square", output_mean_square))]
+    for layer in layers[:0:-1]:
+        gradients.insert(0, layer.back(gradients[0]))
+    a, z, delta = (
+        torch.tensor(column, dtype=torch.float64)
+        for column in (inputs, [z.square for z in layers], [g.square for g in gradients])
     )
-    return Variances(entering, leaving, back, weight_gradients=entering * back)
+    return Variances(a, z, delta, weight_gradients=a * delta)
 
 
 def _sizes(sizes: Sequence[int]) -> list[int]:

@@ -14,10 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from companion import activations, meanfield
+from companion import activations
 from companion._lib import random
 from companion._lib.arguments import non_negative, positive_integer
 from companion.activations import Activation
+from companion.meanfield import Gradient, State
 
 
 def gradient_correlation(
@@ -134,21 +135,16 @@ def predicted_correlation(
 
     """
     phi = activations.get(activation)
-    away = 0.0 if examples is None else 1 / positive_integer("examples", examples)
-    if away > 0.5:
+    if examples is not None and positive_integer("examples", examples) < 2:
         raise ValueError(f"examples must be at least 2, got {examples}")
-    kept = float(residual)
-    length, covariance = 1.0, 0.0
+    stream = State(1.0, 1.0)
     correlation, found = 1.0, []
     for _ in range(positive_integer("depth", depth)):
-        q, c, over = length, covariance / length, 1.0
-        if batch_norm:
-            q, c, over = 1.0, -away / (1 - away), (length - covariance) * (1 - away)
-        same = meanfield.chi(q, phi, weight_variance) / over
-        other = meanfield.chi(q, phi, weight_variance, correlation=c) / over
-        correlation *= (kept + other) / (kept + same)
+        x = stream.start()
+        normalized = x.norm("batch", examples) if batch_norm else x
+        branch = normalized.activation(phi).weights(weight_variance)
+        stream = x.plus(branch) if residual else branch
+        gradient = stream.back(Gradient(1.0, 1.0))
+        correlation *= gradient.overlap / gradient.square
         found.append(correlation)
-        branch = meanfield.length_map(q, phi, weight_variance)
-        across = branch * meanfield.correlation_map(c, q, phi, weight_variance)
-        length, covariance = kept * length + branch, kept * covariance + across
     return torch.tensor(found, dtype=torch.float64)

@@ -22,13 +22,13 @@ FIELDS = ("inputs", "outputs", "deltas", "weight_gradients")
 
 @pytest.mark.breaks(
     "companion/propagation.py",
-    "deltas.insert(0, out * square * slope * deltas[0])",
-    "deltas.insert(0, _into * square * slope * deltas[0])",
+    "backward=out * square",
+    "backward=into * square",
 )
 @pytest.mark.breaks(
     "companion/propagation.py",
-    "outputs.append(into * square * inputs[-1] + bias)",
-    "outputs.append(_out * square * inputs[-1] + bias)",
+    "entering.weights(into * square, bias,",
+    "entering.weights(out * square, bias,",
 )
 @pytest.mark.parametrize("scheme", [*NORMAL, "orthogonal", "torch_default", "gpt2"])
 @pytest.mark.parametrize("activation", ["relu", "identity"])
@@ -47,8 +47,8 @@ def test_prediction_is_exact_at_any_width_without_curvature(scheme: str, activat
 
 @pytest.mark.breaks(
     "companion/propagation.py",
-    "outputs.append(into * square * inputs[-1] + bias)",
-    "outputs.append(into * square * inputs[-1])",
+    "entering.weights(into * square, bias,",
+    "entering.weights(into * square,",
 )
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_prediction_is_the_wide_limit_with_biases(activation: str) -> None:
@@ -82,8 +82,8 @@ def test_biases_that_the_scheme_draws() -> None:
 
 @pytest.mark.breaks(
     "companion/propagation.py",
-    "squares[:0:-1], outputs[-2::-1])",
-    "squares[:0:-1], outputs[:0:-1])",
+    "for layer in layers[:0:-1]:",
+    "for layer in layers[-2::-1]:",
 )
 @reproducible
 @given(

@@ -170,9 +170,9 @@ def test_transformers_do_what_is_predicted(place: str, tokens: int) -> None:
 
 
 @pytest.mark.breaks(
-    "companion/transformers/blocks.py",
-    "return _Pair(mean, mean)",
-    "return _Pair(self.square / tokens, self.square / tokens)",
+    "companion/meanfield/steps.py",
+    "return (square + (count - 1) * overlap) / count",
+    "return square / count",
 )
 @pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
 def test_tokens_in_common_are_followed(activation: str) -> None:

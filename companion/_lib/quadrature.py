@@ -138,3 +138,11 @@ def pair_expectation(
     # z₁ and z₂ as distances from their rays, of which sin is exact where it is small.
     value = function(std * r * torch.sin(angle), std * r * torch.sin(angle - between))
     return float((value * angle_weight * r_weight).sum())
+
+
+def kinks_at_0_only(what: str, name: str, kinks: Iterable[float]) -> None:
+    """Raise if a function bends elsewhere than on the rays between the panels of :func:`angles`."""
+    if any(kink != 0 for kink in kinks):
+        raise ValueError(
+            f"{what} are accurate for kinks at 0 only, and {name!r} has them at {kinks}"
+        )

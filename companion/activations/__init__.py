@@ -14,6 +14,7 @@ from companion.activations.functions import (
     gaussian_moments,
     get,
     leaky_relu,
+    positively_homogeneous,
     prelu,
     shifted,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "gaussian_moments",
     "get",
     "leaky_relu",
+    "positively_homogeneous",
     "prelu",
     "saturated",
     "saturated_units",

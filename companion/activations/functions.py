@@ -272,6 +272,20 @@ def get(activation: str | Activation) -> Activation:
     return ACTIVATIONS[one_of("activation", activation, sorted(ACTIVATIONS))]
 
 
+def positively_homogeneous(activation: str | Activation) -> bool:
+    """Say whether φ(cz) = cφ(z) for all c > 0, as of ReLU: a scale passes through it unchanged.
+
+    Example:
+        >>> positively_homogeneous("leaky_relu"), positively_homogeneous("tanh")
+        (True, False)
+
+    """
+    phi = get(activation)
+    z = torch.linspace(-4, 4, 65, dtype=torch.float64)
+    with torch.no_grad():
+        return torch.allclose(phi.function(3 * z), 3 * phi.function(z), rtol=1e-12, atol=1e-15)
+
+
 # ---------------------------------------------------------------- means over normal inputs
 
 

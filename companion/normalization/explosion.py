@@ -102,11 +102,7 @@ def _sphere_mean(
     The plane of the two coordinates meets the sphere in a disk. With its radius as sin ψ the
     density is cos^(B−4) ψ sin ψ: smooth, and narrow where B is large.
     """
-    if any(kink != 0 for kink in phi.kinks):
-        raise ValueError(
-            f"means in a finite batch are accurate for kinks at 0 only, and {phi.name!r} has them "
-            f"at {phi.kinks}"
-        )
+    quadrature.kinks_at_0_only("means in a finite batch", phi.name, phi.kinks)
     between = math.acos(-1 / (size - 1))
     radius = math.sqrt(size - 1)
     angle, angle_weight = (t.flatten() for t in quadrature.angles(between, 50.0))

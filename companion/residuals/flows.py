@@ -10,7 +10,6 @@ Schoenholz (2017), arXiv 1712.08969, on the mean-field theory of residual networ
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion._lib.probing import probed
 from companion._lib.stacking import of_part, stack
-from companion.meanfield import gaussian_mean, half_distance
+from companion.meanfield import Gradient, State, gaussian_mean
 from companion.residuals.blocks import Design, Stack, branch_words, networks
 
 
@@ -125,68 +124,16 @@ def flow_of(models: Sequence[Stack], inputs: Tensor, output_gradients: Tensor) -
 # ---------------------------------------------------------------- predicted
 
 
-@dataclass
-class _State:
-    """What mean-field theory knows about a wide stream x.
-
-    Attributes:
-        square: mean of x².
-        overlap: mean over units of x at one example times x at another.
-        mean: of x over the units.
-        normal: whether the units are normal, so that means of φ can be taken.
-        gain: factor on the squared gradient, from here to where the state began.
-
-    """
-
-    square: float
-    overlap: float = 0.0
-    mean: float = 0.0
-    normal: bool = True
-    gain: float = 1.0
-
-
-def _through(words: Sequence[str], state: _State, design: Design) -> _State:
+def _through(words: Sequence[str], state: State, design: Design) -> State:
     """Follow a wide branch operation by operation."""
     for word in words:
-        step = {"weight": _weighted, "norm": _normalized, "activation": _activated}[word]
-        state = step(state, design)
+        if word == "weight":
+            state = state.weights(design.weight_variance)
+        elif word == "norm":
+            state = state.norm(design.norm)
+        else:
+            state = state.activation(design.activation)
     return state
-
-
-def _weighted(state: _State, design: Design) -> _State:
-    variance = design.weight_variance
-    return _State(
-        square=variance * state.square,
-        overlap=variance * state.overlap,
-        mean=0.0,
-        normal=True,
-        gain=variance * state.gain,
-    )
-
-
-def _normalized(state: _State, design: Design) -> _State:
-    # What is subtracted: over a large batch what all examples share, over the units their mean.
-    common = state.overlap if design.norm == "batch" else state.mean**2
-    variance = state.square - common
-    if variance <= 0:
-        raise ValueError("design has a norm whose input is constant: it has no prediction")
-    overlap = (state.overlap - common) / variance
-    return replace(state, square=1.0, overlap=overlap, mean=0.0, gain=state.gain / variance)
-
-
-def _activated(state: _State, design: Design) -> _State:
-    if not state.normal:
-        raise ValueError("design takes activations of a stream that is not normal: no prediction")
-    phi = activations.get(design.activation)
-    found = activations.gaussian_moments(phi, state.square)
-    overlap = found.mean**2
-    if design.norm == "batch" and state.overlap != 0:
-        c = max(-1.0, min(1.0, state.overlap / state.square))
-        overlap = found.mean_square - half_distance(c, state.square, phi)
-    gain = state.gain * found.slope_mean_square
-    return _State(
-        square=found.mean_square, overlap=overlap, mean=found.mean, normal=False, gain=gain
-    )
 
 
 def predicted_flow(design: Design, *, input_mean_square: float = 1.0) -> Flow:
@@ -213,56 +160,48 @@ def predicted_flow(design: Design, *, input_mean_square: float = 1.0) -> Flow:
         [1.0, 2.0, 4.0, 8.0]
 
     """
-    state = _State(non_negative("input_mean_square", input_mean_square))
-    squares, factors = [state.square], []
+    square = non_negative("input_mean_square", input_mean_square)
+    # Of other inputs a network knows only by the statistics of a batch.
+    state = State(square, square if design.norm == "batch" else 0.0)
+    squares, factors = [square], []
     for _ in range(design.depth):
-        state = _highway(state, design) if design.kind == "highway" else _block(state, design)
+        block = _highway if design.kind == "highway" else _block
+        state = block(state.start(), design)
         squares.append(state.square)
-        factors.append(state.gain)
+        factors.append(state.back(Gradient(1.0)).square)
     gains = torch.tensor([*factors, 1.0], dtype=torch.float64).flip(0).cumprod(0).flip(0)
     return Flow(torch.tensor(squares, dtype=torch.float64), gains)
 
 
-def _block(state: _State, design: Design) -> _State:
-    state = replace(state, gain=1.0)
+def _block(x: State, design: Design) -> State:
     after = ["activation"] if design.order == "post_activation" else []
     if design.kind == "plain":
-        return _through([*branch_words(design), *after], state, design)
-    strength = design.scale**2
-    if strength == 0:
-        return _through(after, state, design)
-    branch = _through(branch_words(design), state, design)
-    # The branch ends in weights of its own, so that it is uncorrelated with x.
-    total = _State(
-        state.square + strength * branch.square,
-        state.overlap + strength * branch.overlap,
-        state.mean,
-        state.normal,
-        1 + strength * branch.gain,
-    )
-    return _through(after, total, design)
+        return _through([*branch_words(design), *after], x, design)
+    if design.scale == 0:
+        return _through(after, x, design)
+    branch = _through(branch_words(design), x, design)
+    return _through(after, x.plus(branch.scaled(design.scale)), design)
 
 
-def _highway(state: _State, design: Design) -> _State:
-    state = replace(state, gain=1.0)
-    branch = _through(branch_words(design), state, design)
+def _highway(x: State, design: Design) -> State:
+    """Mix x and its branch: not their sum, since one gate multiplies both."""
+    branch = _through(branch_words(design), x, design)
     sigmoid = activations.get("sigmoid")
 
     def of_gate(function: Callable[[Tensor], Tensor]) -> float:
-        return gaussian_mean(
-            lambda z: function(sigmoid.function(z)), state.square, design.gate_bias
-        )
+        return gaussian_mean(lambda z: function(sigmoid.function(z)), x.square, design.gate_bias)
 
     share, square = of_gate(lambda g: g), of_gate(torch.square)
     kept = of_gate(lambda g: (1 - g) ** 2)
-    both = 2 * branch.mean * state.mean
-    apart = branch.square + state.square - both
-    return _State(
-        square=square * branch.square + kept * state.square + (share - square) * both,
-        mean=share * branch.mean + (1 - share) * state.mean,
+    both = 2 * branch.mean * x.mean
+    apart = branch.square + x.square - both
+    # Past F, and through the gate, whose weights have variance 1/width.
+    beside = kept + of_gate(lambda g: (g * (1 - g)) ** 2) * apart
+    return State(
+        square=square * branch.square + kept * x.square + (share - square) * both,
+        mean=share * branch.mean + (1 - share) * x.mean,
         normal=False,
-        # Through F, past it, and through the gate, whose weights have variance 1/width.
-        gain=square * branch.gain + kept + of_gate(lambda g: (g * (1 - g)) ** 2) * apart,
+        back=lambda g: branch.back(g.scaled(square)).plus(g.scaled(beside)),
     )
 
 
@@ -300,8 +239,7 @@ def block_growth(design: Design) -> Growth:
             f"{design.kind}, {design.order}, norm {design.norm}"
         )
     phi = activations.get(design.activation)
-    z = torch.tensor([-2.0, -1.0, 1.0, 2.0], dtype=torch.float64)
-    if not torch.allclose(phi.function(2 * z), 2 * phi.function(z), rtol=1e-12, atol=0):
+    if not activations.positively_homogeneous(phi):
         raise ValueError(f"activation must have φ(cz) = cφ(z) for c > 0, got {phi.name}")
 
     def moment(k: int) -> float:

@@ -8,7 +8,7 @@ al. (2019), GPT-2; Dong et al. (2021), arXiv 2103.03404.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from companion._lib import random
 from companion._lib.arguments import non_negative, one_of, positive_integer
 from companion._lib.stacking import norms, of_part, stack
 from companion.activations import Activation
-from companion.meanfield import chi, half_distance
+from companion.meanfield import Gradient, State
 
 #: Where the layer norm stands: after the sum, before the branch, or nowhere.
 PLACES = ("post", "pre", "none")
@@ -305,25 +305,6 @@ def flow(
     return Flow(squares.detach(), norms(gradients) / math.sqrt(math.prod(count)))
 
 
-@dataclass
-class _Pair:
-    """Mean product of entries of one token with themselves, and with those of another token."""
-
-    square: float
-    overlap: float = 0.0
-
-    def scaled(self, by: float) -> "_Pair":
-        return _Pair(by * self.square, by * self.overlap)
-
-    def plus(self, other: "_Pair") -> "_Pair":
-        return _Pair(self.square + other.square, self.overlap + other.overlap)
-
-    def averaged(self, tokens: int) -> "_Pair":
-        """Return that of the mean over the tokens, which is the same for all of them."""
-        mean = (self.square + (tokens - 1) * self.overlap) / tokens
-        return _Pair(mean, mean)
-
-
 def predicted_flow(design: Design, *, tokens: int = 8) -> Flow:
     """Predict what :func:`flow` measures in wide transformers that attend to all tokens alike.
 
@@ -348,60 +329,40 @@ def predicted_flow(design: Design, *, tokens: int = 8) -> Flow:
 
     """
     tokens = positive_integer("tokens", tokens)
-    stream, squares, steps = _Pair(1.0), [1.0], []
+    stream, squares, steps = State(1.0, 1.0), [1.0], []
     for index in range(2 * design.layers):
-        step = _branch(design, stream, tokens, ffn=index % 2 == 1)
-        stream = stream.plus(step.output)
-        steps.append((step, stream.square))
-        if design.place == "post":
-            stream = stream.scaled(1 / stream.square)
+        x = stream.start()
+        hidden, branch = _branch(design, x, tokens, ffn=index % 2 == 1)
+        total = x.plus(branch)
+        stream = total.start().norm("layer") if design.place == "post" else total.start()
+        steps.append((hidden, total, stream))
         squares.append(stream.square)
-    gradient = _Pair(1.0).scaled(1 / stream.square if design.place == "pre" else 1.0)
-    found = []
-    for index in reversed(range(2 * design.layers)):
-        step, total = steps[index]
-        if design.place == "post":
-            gradient = gradient.scaled(1 / total)
+    final = stream.start().norm("layer") if design.place == "pre" else stream.start()
+    gradient, found = final.back(Gradient(1.0)), []
+    for index, (hidden, total, stream) in reversed(list(enumerate(steps))):
+        gradient = stream.back(gradient)
         if index % 2:
-            both = step.hidden.square * gradient.square
-            both += (tokens - 1) * step.hidden.overlap * gradient.overlap
+            both = hidden.square * gradient.square
+            both += (tokens - 1) * hidden.overlap * gradient.overlap
             found.append(math.sqrt(design.width * design.ffn_units * both))
-        gradient = gradient.plus(step.back(gradient))
+        gradient = total.back(gradient)
     return Flow(
         torch.tensor(squares, dtype=torch.float64), torch.tensor(found[::-1], dtype=torch.float64)
     )
 
 
-class _Step(NamedTuple):
-    """A branch: what it gives, the FFN's hidden activations, and what it takes back."""
-
-    output: _Pair
-    hidden: _Pair
-    back: Callable[[_Pair], _Pair]
-
-
-def _branch(design: Design, stream: _Pair, tokens: int, *, ffn: bool) -> _Step:
-    within = 1 / stream.square if design.place == "pre" else 1.0
-    x = stream.scaled(within)
-    width, hidden = design.width, design.ffn_units
+def _branch(design: Design, x: State, tokens: int, *, ffn: bool) -> tuple[State, State]:
+    """Return what the last weights of a branch take, and what they give."""
+    x = x.norm("layer") if design.place == "pre" else x
+    width, hidden, ending = design.width, design.ffn_units, design.ending**2
     if not ffn:
-        gain = (width * design.std(width, width) ** 2 * design.ending) ** 2
-        both = x.averaged(tokens).scaled(gain)
-        return _Step(both, both, lambda g: g.averaged(tokens).scaled(gain * within))
+        each = width * design.std(width, width) ** 2
+        gathered = x.weights(each).average(tokens)
+        return gathered, gathered.weights(each * ending)
     begin = design.std(width, hidden, below_activation=True) ** 2
-    end = (design.std(hidden, width) * design.ending) ** 2
-    z = x.scaled(width * begin)
-    phi = activations.get(design.activation)
-    c = max(-1.0, min(1.0, z.overlap / z.square))
-    square = activations.gaussian_moments(phi, z.square).mean_square
-    a = _Pair(square, square - half_distance(c, z.square, phi))
-    slopes = _Pair(chi(z.square, phi, 1.0), chi(z.square, phi, 1.0, correlation=c))
-    straight = width * end * hidden * begin * within
-    return _Step(
-        a.scaled(hidden * end),
-        a,
-        lambda g: _Pair(straight * slopes.square * g.square, straight * slopes.overlap * g.overlap),
-    )
+    end = design.std(hidden, width) ** 2 * ending
+    a = x.weights(width * begin, backward=hidden * begin).activation(design.activation)
+    return a, a.weights(hidden * end, backward=width * end)
 
 
 # ---------------------------------------------------------------- attention alone

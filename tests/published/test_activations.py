@@ -126,9 +126,9 @@ def test_p7_gradients_shatter_as_the_mean_field_says(kind: str) -> None:
 
 
 @pytest.mark.breaks(
-    "companion/shattering.py",
-    "q, c, over = 1.0, -away / (1 - away), (length - covariance) * (1 - away)",
-    "q, c, over = 1.0, covariance / length, length",
+    "companion/meanfield/steps.py",
+    "variance = self.distance * (1 - away)",
+    "variance = self.square",
 )
 def test_p7_as_published() -> None:
     halves = [0.5**depth for depth in range(1, 11)]

@@ -210,9 +210,9 @@ def test_p21_attention_alone_loses_all_but_one_direction() -> None:
 
 
 @pytest.mark.breaks(
-    "companion/residuals/flows.py",
-    'state.overlap if design.norm == "batch" else state.mean**2',
-    "state.mean**2",
+    "companion/meanfield/steps.py",
+    "variance = self.distance * (1 - away)",
+    "variance = (self.square - self.mean**2) * (1 - away)",
 )
 def test_p32_batch_norm_branches() -> None:
     design = Design("residual", 20, WIDTH, 1, norm="batch")

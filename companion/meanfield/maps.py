@@ -1,9 +1,11 @@
-"""Mean-field theory: what a wide random network does to lengths and gradients, layer by layer.
+"""Stacks of equal layers: what lengths, correlations and gradients do, and where they settle.
 
 A wide layer with weights of variance σ_w²/n and biases of variance σ_b² turns pre-activations of
 variance q into pre-activations of variance σ_w² E[φ(√q g)²] + σ_b², with g standard normal, and on
 the way back multiplies the squared gradient by χ = σ_w² E[φ′(√q g)²]. Two inputs whose
 pre-activations have correlation c come out with another one, by the correlation map.
+
+Each map is a layer of :class:`~companion.meanfield.State`'s steps.
 
 Sources: Poole et al. (2016), arXiv 1606.05340; Schoenholz et al. (2017), arXiv 1611.01232.
 Mean and variance apart, for networks that normalize themselves: Klambauer et al. (2017), arXiv
@@ -11,7 +13,7 @@ Mean and variance apart, for networks that normalize themselves: Klambauer et al
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,40 +24,9 @@ from companion import activations
 from companion._lib import quadrature, random
 from companion._lib.arguments import non_negative, positive_integer
 from companion.activations import Activation
+from companion.meanfield.steps import Gradient, State, chi, gaussian_mean, half_distance
 
 CRITICAL = 1e-9  # a factor this near to 1 has no depth scale that could be told from infinity
-
-
-def gaussian_mean(
-    function: Callable[[Tensor], Tensor],
-    variance: float,
-    mean: float = 0.0,
-    *,
-    kinks: Iterable[float] = (),
-) -> float:
-    """Return E[f(z)] for z normal with this variance and mean.
-
-    The quadrature refines itself until it is accurate to about 1e-13 of E|f(z)|, whatever the
-    variance; f may grow as a power of z.
-
-    Args:
-        function: f, from a tensor to a tensor of the same shape.
-        variance: of z.
-        mean: of z.
-        kinks: where f has kinks or jumps, other than at 0; stating them only saves time.
-
-    Raises:
-        ValueError: if the variance is negative, or f is not finite somewhere.
-
-    Example:
-        >>> round(gaussian_mean(torch.square, 4.0), 10)
-        4.0
-
-    """
-    std = math.sqrt(non_negative("variance", variance))
-    if not math.isfinite(mean):
-        raise ValueError(f"mean must be finite, got {mean}")
-    return float(quadrature.expectation(function, mean, std, kinks))
 
 
 def length_map(
@@ -74,61 +45,7 @@ def length_map(
         1.0
 
     """
-    phi = activations.get(activation)
-    mean_square = gaussian_mean(lambda z: phi.function(z) ** 2, q, kinks=phi.kinks)
-    return non_negative("weight_variance", weight_variance) * mean_square + non_negative(
-        "bias_variance", bias_variance
-    )
-
-
-def chi(
-    q: float,
-    activation: str | Activation,
-    weight_variance: float,
-    *,
-    correlation: float = 1.0,
-) -> float:
-    """Return χ, the factor on the squared gradient in one layer whose length is ``q``.
-
-    With a correlation c below 1 it is σ_w² E[φ′(z₁)φ′(z₂)], the factor on the product of the
-    gradients at two inputs. Both are slopes of maps: χ at c is the derivative of the correlation
-    map there, if q is the length's fixed point.
-
-    Args:
-        q: variance of this layer's pre-activations.
-        activation: its name, or an :class:`~companion.activations.Activation`.
-        weight_variance: σ_w².
-        correlation: c, of the pre-activations at two inputs.
-
-    Example:
-        >>> round(chi(1.0, "relu", weight_variance=2.0), 10)
-        1.0
-        >>> round(chi(1.0, "relu", weight_variance=2.0, correlation=0.0), 10)
-        0.5
-
-    """
-    phi = activations.get(activation)
-    weight_variance = non_negative("weight_variance", weight_variance)
-    if _correlation(correlation) == 1:
-        return weight_variance * gaussian_mean(lambda z: phi.slope(z) ** 2, q, kinks=phi.kinks)
-    return weight_variance * _pair(lambda a, b: phi.slope(a) * phi.slope(b), phi, q, correlation)
-
-
-def _correlation(value: float) -> float:
-    if not -1 <= value <= 1:
-        raise ValueError(f"correlation must be from -1 to 1, got {value}")
-    return float(value)
-
-
-def _pair(
-    function: Callable[[Tensor, Tensor], Tensor], phi: Activation, q: float, correlation: float
-) -> float:
-    if any(kink != 0 for kink in phi.kinks):
-        raise ValueError(
-            f"means over two inputs are accurate for kinks at 0 only, and {phi.name!r} has them "
-            f"at {phi.kinks}"
-        )
-    return quadrature.pair_expectation(function, math.sqrt(non_negative("q", q)), correlation)
+    return State(q).activation(activation).weights(weight_variance, bias_variance).square
 
 
 def correlation_map(
@@ -158,18 +75,13 @@ def correlation_map(
         0.31831
 
     """
-    _correlation(correlation)
-    following = length_map(q, activation, weight_variance, bias_variance)
-    if following == 0:
+    if not -1 <= correlation <= 1:
+        raise ValueError(f"correlation must be from -1 to 1, got {correlation}")
+    layer = State(q, (1 - correlation) * q).activation(activation)
+    following = layer.weights(weight_variance, bias_variance)
+    if following.square == 0:
         raise ValueError("the next layer has length 0, and no correlation")
-    return 1 - weight_variance * half_distance(correlation, q, activation) / following
-
-
-def half_distance(correlation: float, q: float, activation: str | Activation) -> float:
-    """Return ½ E[(φ(z₁) − φ(z₂))²], which keeps its digits where the correlation is near 1."""
-    phi = activations.get(activation)
-    function = phi.function
-    return _pair(lambda a, b: (function(a) - function(b)) ** 2, phi, q, correlation) / 2
+    return following.correlation
 
 
 def gradient_flow(
@@ -204,11 +116,12 @@ def gradient_flow(
 
     """
     depth = positive_integer("depth", depth)
-    q = weight_variance * non_negative("input_mean_square", input_mean_square) + bias_variance
+    inputs = State(non_negative("input_mean_square", input_mean_square))
+    z = inputs.weights(weight_variance, bias_variance)
     factors = []
     for _ in range(depth - 1):
-        factors.append(chi(q, activation, weight_variance))
-        q = length_map(q, activation, weight_variance, bias_variance)
+        z = z.start().activation(activation).weights(weight_variance, bias_variance)
+        factors.append(z.back(Gradient(1.0)).square)
     steps = torch.tensor([*factors, 1.0], dtype=torch.float64).log10() / 2
     return steps.flip(0).cumsum(0).flip(0)
 
@@ -286,6 +199,12 @@ def correlation_fixed_point(
 
     """
     q = fixed_point(activation, weight_variance, bias_variance)
+    return _correlation_fixed_point(q, activation, weight_variance, bias_variance)
+
+
+def _correlation_fixed_point(
+    q: float, activation: str | Activation, weight_variance: float, bias_variance: float
+) -> float:
     if chi(q, activation, weight_variance) <= 1 + CRITICAL:
         return 1.0
     length = length_map(q, activation, weight_variance, bias_variance)
@@ -395,7 +314,7 @@ def depth_scales(
 
     """
     q = fixed_point(activation, weight_variance, bias_variance)
-    c = correlation_fixed_point(activation, weight_variance, bias_variance)
+    c = _correlation_fixed_point(q, activation, weight_variance, bias_variance)
 
     def scale(factor: float) -> float:
         if factor == 0:
