@@ -344,12 +344,3 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         call()
-
-
-def test_the_longer_run_says_who_solved_what() -> None:
-    runs = [(tasks.adding, 2, 1), (tasks.sequential_digits, "train", 1)]
-    lines = tasks.longer_run(runs, progress=False).splitlines()
-    assert lines[0] == "adding, 2 steps, 1 updates"
-    assert lines[6] == "sequential digits, 64 steps, 1 updates"
-    assert lines[1].startswith("  RNN            solved 0 of 6, loss ")
-    assert [line.count("test accuracy") for line in lines] == [0] * 7 + [1] * 5

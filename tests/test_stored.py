@@ -10,9 +10,6 @@ import pytest
 import stored
 from chapters import ROOT
 
-from companion.lstms import __main__ as longer
-from companion.lstms import tasks
-
 
 @pytest.mark.parametrize("name", stored.STORED)
 def test_the_code_that_made_it_is_the_code_that_there_is(name: str) -> None:
@@ -150,14 +147,3 @@ def test_the_head_is_written_anew_only_if_the_quick_parts_agree(
 )
 def test_decimals_have_room_and_nothing_else(one: str, other: str, same: bool) -> None:
     assert stored.alike(one, other, 0.02) == same
-
-
-# ---------------------------------------------------------------- the longer race
-
-
-def test_the_parts_of_the_longer_race_are_those_of_the_whole() -> None:
-    runs = [(tasks.adding, 2, 1), (tasks.sequential_digits, "train", 1)]
-    made = [(make(size), name) for make, size, _ in runs for name in tasks.entries()]
-    lines = [longer.part(task, name, 1, progress=False) for task, name in made]
-    assert "".join(lines) == tasks.longer_run(runs, progress=False)
-    assert len(longer.parts()) == len(tasks.LONGER) * len(tasks.entries())

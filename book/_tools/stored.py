@@ -62,7 +62,7 @@ class Stored:
 STORED = {
     "long-race": Stored(
         BOOK / "_static" / "long-race.txt",
-        "companion.lstms.__main__",
+        "companion.lstms.longer",
         quick=("adding, LSTM, chrono", "adding, GRU"),
         room=0.02,
     ),

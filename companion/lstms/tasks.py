@@ -4,7 +4,7 @@ Several networks of one architecture, one a seed, are trained side by side in on
 sees its own batches, the same whatever the architecture. :func:`race` with the defaults is what the
 chapter runs: 30 networks, each 400 steps at most. Its stop rules stand before it: a group of seeds
 stops when every one of them has solved the task, or its loss is no longer finite. What takes longer
-than a chapter may is :func:`longer_run`, which ``python -m companion.lstms FILE`` writes to a file.
+than a chapter may is :mod:`companion.lstms.longer`.
 """
 
 import math
@@ -489,39 +489,3 @@ def score(run: Run, task: Task | None = None, *, examples: int = 500, seed: int 
     right = networks(inputs, every_step=task.every_step).argmax(-1) == targets
     share = right.double().mean((0, -1) if task.every_step else -1)
     return Score(_loss(networks, task, inputs, targets), share)
-
-
-LONGER = ((adding, 50, 500), (copying, 10, 1000), (sequential_digits, "train", 500))
-
-
-def longer_run(
-    runs: Iterable[tuple[Callable[..., Task], object, int]] = LONGER, *, progress: bool = True
-) -> str:
-    """Race the five architectures on all three tasks, and return what came out as a table.
-
-    A line has how many of six seeds solved the task, the median over seeds of the mean loss of the
-    last 25 steps over the baseline, and for digits the median accuracy on the test images.
-
-    Args:
-        runs: for each task what makes it, of what size, and the budget of steps.
-        progress: whether to show a bar.
-
-    Example:
-        >>> longer_run([(adding, 2, 1)], progress=False).splitlines()[0]
-        'adding, 2 steps, 1 updates'
-
-    """
-    lines = []
-    for make, size, steps in runs:
-        task = make(size)
-        lines.append(f"{task.name}, {task.length} steps, {steps} updates")
-        for name, run in race(task, steps=steps, progress=progress).items():
-            solved = sum(step is not None for step in run.solved_at)
-            share = run.smoothed[-1].median().item() / task.baseline
-            line = f"  {name:14} solved {solved} of {len(run.solved_at)}, loss {share:.2f}"
-            if make is sequential_digits:
-                right = score(run, sequential_digits("test")).accuracy
-                assert right is not None  # digits are classes
-                line += f", test accuracy {right.median().item():.2f}"
-            lines.append(line)
-    return "\n".join(lines) + "\n"
