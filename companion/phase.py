@@ -1,4 +1,4 @@
-"""Phase diagrams: over weight variance and depth, who keeps the gradient, and who can be trained.
+"""Phase diagrams: which networks can be trained, over the variance of their weights and depth.
 
 Everything is measured over several seeds; the networks of all variances and seeds run side by side.
 A seed draws the same numbers whatever the variance, so that differences are not those of luck.
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from companion import activations, backprop
+from companion import backprop
 from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion._lib.progress import bar
@@ -44,72 +44,6 @@ class Diagram:
     values: Tensor
 
 
-def gradient_diagram(
-    activation: str | Activation,
-    weight_variances: Sequence[float],
-    depths: Sequence[int],
-    *,
-    bias_variance: float = 0.0,
-    width: int = 64,
-    seeds: int | Sequence[int] = 8,
-    examples: int = 8,
-    input_mean_square: float = 1.0,
-) -> Diagram:
-    """Measure log₁₀ ‖δ_1‖/‖δ_L‖ in random networks of square layers, for each depth L.
-
-    The network of depth L is the first L layers of the deepest one, so that all depths share one
-    forward pass; on the way back their gradients join it one after the other, each from its own
-    last layer, and travel together. Inputs and the gradient at the output are normal.
-
-    Args:
-        activation: its name, or an :class:`~companion.activations.Activation`.
-        weight_variances: σ_w², any number of them.
-        depths: L, any number of them, each at least 1.
-        bias_variance: σ_b², the variance of one bias.
-        width: units in every layer.
-        seeds: the seeds to draw, or how many, counting from 0.
-        examples: inputs for each network; the norm is taken over all of them.
-        input_mean_square: mean of the squared inputs.
-
-    Returns:
-        A :class:`Diagram` of the logarithms.
-
-    Raises:
-        TypeError: if a number is of the wrong kind.
-        ValueError: if a number is out of range, or there is no variance or no depth.
-
-    Example:
-        >>> diagram = gradient_diagram("relu", [1.0, 2.0], [1, 21], width=100)
-        >>> tuple(diagram.values.shape)
-        (2, 2, 8)
-        >>> a_layer = diagram.values[0, 1].mean().item() / 20  # and ½ log₁₀ ½ in theory
-        >>> round(a_layer, 2)
-        -0.15
-
-    """
-    std, depths = _axes(weight_variances, depths)
-    width, seeds = positive_integer("width", width), random.seed_list(seeds)
-    activation = activations.get(activation)
-    deepest = max(depths)
-    unit = backprop.random_mlp([width] * (deepest + 1), "identity", seeds=seeds)
-    generators = random.generators(seeds, "inputs")
-    shape = (2, positive_integer("examples", examples), width)
-    draws = random.normal(generators, *shape).transpose(0, 1)
-    # Drawn a layer at a time: torch draws a small tensor otherwise than the head of a large one.
-    shift = torch.stack([random.normal(generators, width) for _ in range(deepest)])
-    shift = shift * math.sqrt(non_negative("bias_variance", bias_variance))
-    scale = std.reshape(-1, 1, 1)  # beside (variances, examples, units) of a seed
-    flows = []
-    for seed in range(len(seeds)):
-        start = draws[0, seed] * math.sqrt(non_negative("input_mean_square", input_mean_square))
-        z = [start.expand(len(std), -1, -1)]
-        for layer in range(deepest):
-            a = activation.function(z[-1]) if layer else z[-1]
-            z.append(scale * (a @ unit.weights[layer][seed].mT) + shift[layer, seed])
-        flows.append(_carried_back(activation, unit, seed, z[1:], scale, draws[1, seed], depths))
-    return Diagram(std.square(), torch.tensor(depths), torch.stack(flows, dim=-1))
-
-
 def _axes(weight_variances: Sequence[float], depths: Sequence[int]) -> tuple[Tensor, list[int]]:
     if not len(weight_variances) or not len(depths):
         raise ValueError(
@@ -119,32 +53,6 @@ def _axes(weight_variances: Sequence[float], depths: Sequence[int]) -> tuple[Ten
     variances = [non_negative("each of weight_variances", value) for value in weight_variances]
     depths = [positive_integer("each of depths", depth) for depth in depths]
     return torch.tensor(variances, dtype=torch.float64).sqrt(), depths
-
-
-def _carried_back(
-    activation: Activation,
-    unit: MLP,
-    seed: int,
-    z: list[Tensor],
-    scale: Tensor,
-    output_delta: Tensor,
-    depths: list[int],
-) -> Tensor:
-    """Return log₁₀ ‖δ_1‖/‖δ_L‖ of one seed, as (variances, depths)."""
-    examples = len(output_delta)
-    joining = sorted(range(len(depths)), key=lambda index: -depths[index])
-    start = output_delta.expand(len(scale), -1, -1)
-    deltas = start[:, :0]  # of the depths that have joined, one below the other
-    for layer in range(len(z), 0, -1):
-        here = [start] * depths.count(layer)
-        if layer < len(z):
-            slope = activation.slope(z[layer - 1]).repeat(1, deltas.shape[1] // examples, 1)
-            deltas = scale * (deltas @ unit.weights[layer][seed]) * slope
-        deltas = torch.cat([deltas, *here], dim=1)
-    norms = torch.linalg.vector_norm(deltas.unflatten(1, (len(depths), examples)), dim=(-2, -1))
-    ratios = torch.empty_like(norms)
-    ratios[:, joining] = torch.log10(norms / torch.linalg.vector_norm(output_delta))
-    return ratios
 
 
 def trainability(

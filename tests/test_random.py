@@ -196,9 +196,6 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "born_dead": lambda n: activations.born_dead(2, 6, seeds=n),
     "spectra": lambda n: jacobian.spectra(width=4, depth=2, seeds=n).transpose(0, 1),
-    "gradient_diagram": lambda n: phase.gradient_diagram(
-        "tanh", [1.0, 2.0], [2, 3], width=4, seeds=n, bias_variance=0.1
-    ).values.movedim(-1, 0),
     "trainability": lambda n: phase.trainability(
         "tanh",
         [1.0, 2.0],

@@ -16,15 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from companion import backprop, data, phase
 
-WIDTH, EXAMPLES = 64, 8
+WIDTH = 64
 VARIANCES, DEPTHS, SEEDS = (1.0, 1.3, 1.76, 2.5, 4.0), (5, 10, 20, 40), 2
 STEPS, RATE, BATCH, BIAS, REPEATS = 60, 0.02, 16, 0.05, 3
-
-
-def gradients_together() -> torch.Tensor:
-    """Measure the diagram of gradients as the companion does."""
-    options = {"bias_variance": BIAS, "width": WIDTH, "seeds": SEEDS, "examples": EXAMPLES}
-    return phase.gradient_diagram("tanh", VARIANCES, DEPTHS, **options).values
 
 
 def model(sizes: list[int], variance: float, seed: int, biases: list[torch.Tensor]):  # noqa: ANN201
@@ -33,28 +27,6 @@ def model(sizes: list[int], variance: float, seed: int, biases: list[torch.Tenso
     for bias, drawn in zip(network.biases, biases, strict=True):
         bias.copy_(BIAS**0.5 * drawn)
     return backprop.to_modules(network)[0]
-
-
-def gradients_one_by_one() -> torch.Tensor:
-    """Measure it with one ``nn.Sequential`` for each variance, depth and seed, and autograd."""
-    values = torch.empty(len(VARIANCES), len(DEPTHS), SEEDS, dtype=torch.float64)
-    for v, variance in enumerate(VARIANCES):
-        for d, depth in enumerate(DEPTHS):
-            for seed in range(SEEDS):
-                generator = torch.Generator().manual_seed(seed + 2**31)
-                draws = torch.randn(2, EXAMPLES, WIDTH, generator=generator, dtype=torch.float64)
-                shift = [
-                    torch.randn(WIDTH, generator=generator, dtype=torch.float64)
-                    for _ in range(depth)
-                ]
-                z, a = [], draws[0]
-                for layer in model([WIDTH] * (depth + 1), variance, seed, shift):
-                    a = layer(a)
-                    if isinstance(layer, torch.nn.Linear):
-                        z.append(a)
-                (delta,) = torch.autograd.grad(z[-1], z[0], draws[1])
-                values[v, d, seed] = torch.log10(delta.norm() / draws[1].norm())
-    return values
 
 
 def trained_together(dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -118,7 +90,6 @@ if __name__ == "__main__":
     )
     single = (partial(trained_together, torch.float32), partial(trained_one_by_one, torch.float32))
     for name, mine, other in (
-        ("gradients", gradients_together, gradients_one_by_one),
         (f"trainability, {STEPS} steps, float64", trained_together, trained_one_by_one),
         (f"trainability, {STEPS} steps, float32", *single),
     ):
