@@ -85,6 +85,19 @@ class MLP:
         """Return the bias to add to a batch of examples at a layer (0 is the first)."""
         return 0.0 if self.biases is None else self.biases[layer].unsqueeze(-2)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "MLP":
+        """Return the network with each weight, then each bias, as the function returns it.
+
+        Example:
+            >>> network = random_mlp([3, 2], "tanh", bias=True).map(torch.Tensor.float)
+            >>> network.weights[0].dtype, network.biases[0].dtype
+            (torch.float32, torch.float32)
+
+        """
+        weights = tuple(function(weight) for weight in self.weights)
+        biases = None if self.biases is None else tuple(function(bias) for bias in self.biases)
+        return MLP(weights, biases, self.activation)
+
 
 def random_mlp(
     sizes: Sequence[int],

@@ -83,9 +83,7 @@ def _checked(inputs: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _cast(network: MLP, dtype: torch.dtype) -> MLP:
-    weights = tuple(weight.detach().to(dtype) for weight in network.weights)
-    biases = network.biases and tuple(bias.detach().to(dtype) for bias in network.biases)
-    return MLP(weights, biases, network.activation)
+    return network.map(lambda part: part.detach().to(dtype))
 
 
 def _of_module(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -246,10 +244,7 @@ def _last_bits(
     model: nn.Module | MLP, dtype: torch.dtype, generator: torch.Generator
 ) -> nn.Module | MLP:
     if isinstance(model, MLP):
-        cast = _cast(model, dtype)
-        weights = tuple(_changed(weight, generator) for weight in cast.weights)
-        biases = cast.biases and tuple(_changed(bias, generator) for bias in cast.biases)
-        return MLP(weights, biases, cast.activation)
+        return _cast(model, dtype).map(lambda part: _changed(part, generator))
     model = copy.deepcopy(model).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -121,7 +121,7 @@ def trainability(
         hidden = [width] * (depth - 1)
         network = _stack([features, *hidden, classes], activation, std, seeds)
         _draw_biases(network, bias_variance, seeds)
-        network = _as_type(network, dtype)
+        network = network.map(lambda part: part.to(dtype))
         _learn(network, data, seeds, steps=steps, batch_size=size, rate=rate)
         accuracies.append(_accuracy(network, data).reshape(len(std), len(seeds)))
     return Diagram(std.square(), torch.tensor(depths), torch.stack(accuracies, dim=1))
@@ -134,12 +134,6 @@ def _stack(sizes: list[int], activation: str | Activation, std: Tensor, seeds: l
     weights = tuple((scale * weight).flatten(0, 1) for weight in unit.weights)
     biases = tuple(weight.new_zeros(weight.shape[:-1]) for weight in weights)
     return MLP(weights, biases, unit.activation)
-
-
-def _as_type(network: MLP, dtype: torch.dtype) -> MLP:
-    assert network.biases is not None  # _stack draws them
-    weights = tuple(weight.to(dtype) for weight in network.weights)
-    return MLP(weights, tuple(bias.to(dtype) for bias in network.biases), network.activation)
 
 
 def _draw_biases(network: MLP, variance: float, seeds: list[int]) -> None:

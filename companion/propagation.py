@@ -476,8 +476,7 @@ def _copy(network: MLP) -> MLP:
     if network.weights[0].dim() != 3:
         shape = tuple(network.weights[0].shape)
         raise ValueError(f"network needs weights of shape (networks, out, in), got {shape}")
-    biases = None if network.biases is None else tuple(bias.clone() for bias in network.biases)
-    return MLP(tuple(weight.clone() for weight in network.weights), biases, network.activation)
+    return network.map(torch.clone)
 
 
 def _descend(network: MLP, inputs: Tensor, targets: Tensor, rate: float) -> None:

@@ -445,3 +445,22 @@ def test_the_check_measures_the_largest_error_relative_to_the_gradient() -> None
         backprop.gradient_check(cube, point, right[:2])
     with pytest.raises(ValueError, match="does not change"):
         backprop.gradient_check(lambda x: (0 * x).sum(), point, right)
+
+
+@pytest.mark.breaks(
+    "companion/backprop.py",
+    "tuple(function(bias) for bias in self.biases)\n        return MLP",
+    "self.biases\n        return MLP",
+)
+def test_map_takes_each_weight_and_then_each_bias() -> None:
+    network = backprop.random_mlp([3, 4, 2], "tanh", bias=True, seeds=2)
+    seen: list[Tensor] = []
+    mapped = network.map(lambda part: seen.append(part) or part + 1)
+    parts = [*network.weights, *network.biases]
+    assert [id(part) for part in seen] == [id(part) for part in parts]
+    assert all(
+        torch.equal(a, b + 1) for a, b in zip((*mapped.weights, *mapped.biases), parts, strict=True)
+    )
+    bare = backprop.random_mlp([3, 4, 2], "relu")
+    assert bare.map(torch.neg).biases is None
+    assert bare.map(torch.neg).activation is bare.activation

@@ -562,3 +562,14 @@ ROW = normal(3)
 def test_bad_input_is_named(call: Callable[[], object], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_norm_modules_are_torchs_and_keep_no_statistics() -> None:
+    batch, layer = normalization.norm_module("batch", 5), normalization.norm_module("layer", 5)
+    x = 3 * normal(8, 5) + 1
+    for module, dim in ((batch, 0), (layer, 1)):
+        same(module.eval()(x), normalization.standardize(x, dim, eps=1e-5))
+        assert {p.dtype for p in module.parameters()} == {torch.float64}
+        assert not list(module.buffers())
+    with pytest.raises(ValueError, match="norm must be one of"):
+        normalization.norm_module("none", 5)

@@ -24,7 +24,7 @@ from companion._lib.probing import Loss
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
 from companion.data import Split
-from companion.normalization.norms import NORMS
+from companion.normalization.norms import NORMS, norm_module
 from companion.training import Snapshot
 
 Parameters = dict[str, Tensor]
@@ -67,16 +67,10 @@ def networks(
         parts = list(model)
         for linear, phi in zip(parts[:-1:2], parts[1::2], strict=True):
             assert isinstance(linear, nn.Linear)  # it takes turns with phi
-            units = _norm_module(norm, linear.out_features)
-            layers += [linear, phi, *units] if after else [linear, *units, phi]
+            own = [] if norm == "none" else [norm_module(norm, linear.out_features)]
+            layers += [linear, phi, *own] if after else [linear, *own, phi]
         made.append(nn.Sequential(*layers, model[-1]))
     return made
-
-
-def _norm_module(norm: str, units: int) -> list[nn.Module]:
-    if norm == "batch":
-        return [nn.BatchNorm1d(units, track_running_stats=False, dtype=torch.float64)]
-    return [nn.LayerNorm(units, dtype=torch.float64)] if norm == "layer" else []
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,32 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from companion._lib import random
-from companion._lib.arguments import floating, non_negative, positive_integer
+from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion._lib.probing import LAYERS
 
 NORMS = ("none", "batch", "layer")  # those that explosion and landscape build
+
+
+def norm_module(norm: str, units: int) -> nn.BatchNorm1d | nn.LayerNorm:
+    """Return torch's batch norm or layer norm in float64, as ``training.train`` takes them.
+
+    Batch norm keeps no running statistics: it has the batch's own also in evaluation.
+
+    Args:
+        norm: ``"batch"`` or ``"layer"``.
+        units: that it normalizes.
+
+    Raises:
+        ValueError: if the norm is neither.
+
+    Example:
+        >>> norm_module("batch", 3).running_mean is None
+        True
+
+    """
+    if one_of("norm", norm, NORMS[1:]) == "batch":
+        return nn.BatchNorm1d(units, track_running_stats=False, dtype=torch.float64)
+    return nn.LayerNorm(units, dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- forward and backward

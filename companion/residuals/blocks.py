@@ -26,7 +26,7 @@ from companion._lib.arguments import finite, non_negative, one_of, positive_inte
 from companion.activations import Activation
 from companion.data import Split, digits
 from companion.initialization import variance_scaling_
-from companion.normalization.norms import NORMS
+from companion.normalization.norms import NORMS, norm_module
 
 #: What becomes of x and its branch F(x): F(x); x + s·F(x) with s fixed; x + α·F(x) with α learned
 #: from 0 (ReZero, and SkipInit where a norm was taken out); x + F(x) with F's last weight 0
@@ -190,7 +190,7 @@ def _branch(design: Design, generator: torch.Generator) -> nn.Sequential:
         if word == "activation":
             modules.append(activations.get(design.activation).module())
         elif word == "norm":
-            modules.append(_norm(design.norm, sizes[layer]))
+            modules.append(norm_module(design.norm, sizes[layer]))
         else:
             linear = _linear(sizes[layer], sizes[layer + 1], design.weight_variance, generator)
             layer += 1
@@ -214,12 +214,6 @@ def _linear(
     if bias is not None:
         nn.init.constant_(linear.bias, bias)
     return linear
-
-
-def _norm(norm: str, units: int) -> nn.Module:
-    if norm == "batch":
-        return nn.BatchNorm1d(units, track_running_stats=False, dtype=torch.float64)
-    return nn.LayerNorm(units, dtype=torch.float64)
 
 
 class Stack(nn.Module):
@@ -250,7 +244,7 @@ class Stack(nn.Module):
                 lambda word: word != "weight", branch_words(design) if open_end else []
             )
             made = {
-                "norm": lambda: _norm(design.norm, design.width),
+                "norm": lambda: norm_module(design.norm, design.width),
                 "activation": activations.get(design.activation).module,
             }
             self.last = nn.Sequential(*(made[word]() for word in ahead), linear)
