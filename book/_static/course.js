@@ -12,5 +12,13 @@ function reachable() {
   }
 }
 
-document.fonts.ready.then(reachable);
+// The theme looks, a moment after a change of the window's size, which other boxes scroll. When
+// fonts, pictures or a slow layout change the page's own size later, it is to look again.
+const resized = new ResizeObserver(() => dispatchEvent(new Event("resize")));
+
 addEventListener("resize", reachable);
+document.fonts.ready.then(() => {
+  reachable();
+  const article = document.querySelector(".bd-article");
+  if (article) resized.observe(article);
+});

@@ -14,7 +14,6 @@ PAGES = [f"{path.stem}.html" for path in toc_files()]
 PAGES += ["index.html", "search.html", "genindex.html", "404.html"]
 HEIGHT = 900
 PATIENCE = 300_000  # milliseconds; a page that is well takes one, on a machine with nothing else
-SOON = 20_000  # milliseconds, after which a page is told of its size once more
 MODES = ("dark", "light")
 PHONE_WIDTHS = (320, 390)
 RATIOS = (1, 2, 3)  # pixels of the screen to one of the page
@@ -169,19 +168,11 @@ def rest(page: Page) -> None:
 
 
 def settle(page: Page, width: int) -> None:
-    """Wait until a page of this width has come to rest; what is in the way of it is said.
-
-    The theme looks once, a third of a second after a change of size, at which boxes scroll. A page
-    that is not done by then, as may be on a busy machine, is told of its size once more.
-    """
+    """Wait until a page of this width has come to rest; what is in the way of it is said."""
     try:
-        page.wait_for_function(AT_REST, arg=width, timeout=SOON)
-    except WaitedInVain:
-        page.evaluate("dispatchEvent(new Event('resize'))")
-        try:
-            page.wait_for_function(AT_REST, arg=width)
-        except WaitedInVain as error:
-            raise AssertionError(f"no rest: {page.evaluate(RESTLESS, width)}") from error
+        page.wait_for_function(AT_REST, arg=width)
+    except WaitedInVain as error:
+        raise AssertionError(f"no rest: {page.evaluate(RESTLESS, width)}") from error
 
 
 def resize(page: Page, width: int) -> None:
