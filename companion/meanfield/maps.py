@@ -405,7 +405,7 @@ class Moments(NamedTuple):
 
     Attributes:
         mean: a number, or (seeds, depth) as :func:`measured_moments` returns it.
-        variance: likewise; about the mean.
+        variance: of the same shape; about the mean.
 
     """
 
