@@ -82,7 +82,12 @@ class MLP:
                 )
 
     def bias(self, layer: int) -> Tensor | float:
-        """Return the bias to add to a batch of examples at a layer (0 is the first)."""
+        """Return the bias to add to a batch of examples at a layer (0 is the first).
+
+        Returns:
+            Tensor of shape (*networks, 1, n_l), or 0.0 in a network without biases.
+
+        """
         return 0.0 if self.biases is None else self.biases[layer].unsqueeze(-2)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "MLP":
@@ -122,6 +127,12 @@ def random_mlp(
         seeds: the seeds to draw, or how many, counting from 0. A seed gives the same network
             whatever other seeds are drawn with it.
         dtype: of the weights.
+
+    Raises:
+        TypeError: if a size or the number of seeds is not a whole number, the scale is not a
+            number, or ``dtype`` is not a floating-point type.
+        ValueError: if there are fewer than two sizes or no seed, a number is out of range, or a
+            word is not one of those above.
 
     Example:
         >>> network = random_mlp([3, 5, 2], "tanh", seeds=4)
@@ -193,7 +204,7 @@ class Cache(NamedTuple):
 
     @property
     def output(self) -> Tensor:
-        """The network's output, z_L."""
+        """The network's output z_L, of shape (*networks, examples, n_L)."""
         return self.z[-1]
 
 
@@ -202,9 +213,9 @@ class Gradients(NamedTuple):
 
     Attributes:
         deltas: δ of layers 1 to L, each (*networks, examples, n_l): one gradient an example.
-        weights: with respect to each weight, summed over the examples.
-        biases: with respect to each bias, summed over the examples.
-        inputs: with respect to the inputs, one gradient an example.
+        weights: with respect to each weight, summed over the examples: (*networks, n_l, n_{l-1}).
+        biases: with respect to each bias, summed over the examples: (*networks, n_l).
+        inputs: with respect to the inputs, (*networks, examples, n_0): one gradient an example.
 
     """
 
@@ -215,10 +226,15 @@ class Gradients(NamedTuple):
 
 
 def forward(network: MLP, inputs: Tensor) -> Cache:
-    """Run the network on inputs of shape (*networks or nothing, examples, n_0) and keep z and a.
+    """Run the network on inputs and keep z and a.
+
+    Args:
+        network: the network, or several of them.
+        inputs: (*networks, examples, n_0), or (examples, n_0) for all networks alike.
 
     Raises:
-        ValueError: if the inputs do not have n_0 features.
+        ValueError: if the inputs have fewer than two dimensions, or not n_0 features.
+        TypeError: if the inputs are not a floating-point tensor.
 
     Example:
         >>> network = random_mlp([3, 5, 2], "relu")
@@ -298,6 +314,10 @@ def path_products(network: MLP, cache: Cache) -> Tensor:
 
     Only for tiny networks: the number of paths is the product of all layer sizes.
 
+    Args:
+        network: the network.
+        cache: what :func:`forward` returned for it.
+
     Returns:
         Tensor of shape (*networks, examples, n_0, n_1, …, n_L). Summed over the hidden dimensions
         it is the transposed Jacobian of the output with respect to the input.
@@ -328,8 +348,11 @@ def finite_difference(
 
     Args:
         function: from a tensor of ``point``'s shape to a tensor with one element.
-        point: float64 tensor at which to differentiate.
+        point: float64 tensor of any shape at which to differentiate.
         step: h in (f(x+h) - f(x-h)) / 2h.
+
+    Returns:
+        Tensor of ``point``'s shape.
 
     Raises:
         TypeError: if ``point`` is not float64, in which nothing would be left of the difference.
@@ -358,7 +381,7 @@ def gradient_check(
 
     Args:
         function: from a tensor of ``point``'s shape to a tensor with one element.
-        point: float64 tensor at which to differentiate.
+        point: float64 tensor of any shape at which to differentiate.
         gradient: what is to be checked, of ``point``'s shape.
         step: h of the differences; see :func:`finite_difference`.
 
@@ -368,6 +391,7 @@ def gradient_check(
 
     Raises:
         ValueError: if the gradient has not the point's shape, or all differences are zero.
+        TypeError: if the gradient is not a floating-point tensor, or ``point`` is not float64.
 
     Example:
         >>> point = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -426,6 +450,12 @@ def gradient_flow(
     Returns:
         float64 tensor of shape (settings, seeds, depth), each row relative to its last layer.
 
+    Raises:
+        TypeError: if a count is not a whole number, or a scale or ``input_mean_square`` is not a
+            number.
+        ValueError: if there is no setting or no seed, a count is below 1, or a scale or
+            ``input_mean_square`` is negative or not finite.
+
     Example:
         >>> he = Setting("relu", 2.0, "ReLU, He")
         >>> flow = gradient_flow([he], width=200, depth=10, seeds=20)
@@ -458,8 +488,15 @@ def slope_per_layer(log_norms: Tensor) -> Tensor:
 
     Negative means that the gradient shrinks on its way from the output to the input.
 
+    Args:
+        log_norms: (…, L), from the first layer to the last.
+
+    Returns:
+        Tensor of shape (…), in log₁₀ per layer; a scalar for one network.
+
     Raises:
         ValueError: if there are fewer than two layers.
+        TypeError: if ``log_norms`` is not a floating-point tensor.
 
     Example:
         >>> round(slope_per_layer(torch.tensor([-2.0, -1.0, 0.0])).item(), 6)

@@ -59,6 +59,16 @@ def fans(tensor: Tensor) -> tuple[int, int]:
 def variance(scale: float, mode: str, fan_in: int, fan_out: int) -> float:
     """Return the weight variance ``scale / fan``, where ``mode`` says which fan.
 
+    Args:
+        scale: numerator of the variance.
+        mode: ``"fan_in"``, ``"fan_out"`` or ``"fan_avg"``, the mean of the two.
+        fan_in: number of inputs that a unit sums over.
+        fan_out: number of units that an input feeds.
+
+    Raises:
+        TypeError: if ``scale`` is not a number.
+        ValueError: if ``scale`` is negative or not finite, or ``mode`` is another word.
+
     Example:
         >>> variance(2.0, "fan_in", fan_in=50, fan_out=20)
         0.04
@@ -92,10 +102,10 @@ def variance_scaling_(
         generator: source of randomness; torch's global one if None.
 
     Returns:
-        The same tensor.
+        The same tensor, whose shape stays as it is.
 
     Raises:
-        TypeError: if the tensor is not floating-point.
+        TypeError: if the tensor is not floating-point, or ``scale`` is not a number.
         ValueError: if an option is not one of those above, a fan is zero, or the numbers are too
             large for the tensor's type.
 
@@ -118,7 +128,21 @@ def variance_scaling_(
 def fill_(
     tensor: Tensor, distribution: str, size: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Fill a tensor with numbers of standard deviation ``size``, or orthogonally with that gain."""
+    """Fill a tensor, in place, with numbers of a standard deviation, or orthogonally with a gain.
+
+    Args:
+        tensor: floating-point tensor of any shape; of two dimensions or more to be orthogonal.
+        distribution: as in :class:`Scheme`.
+        size: the standard deviation, or the gain of an orthogonal matrix; 0 fills with zeros.
+        generator: source of randomness; torch's global one if None.
+
+    Returns:
+        The same tensor, whose shape stays as it is.
+
+    Raises:
+        ValueError: if ``size`` is too large for the tensor's type.
+
+    """
     # Eight standard deviations are further than anything drawn.
     if not 8 * size <= torch.finfo(tensor.dtype).max:
         raise ValueError(f"a standard deviation of {size:.3g} is too large for {tensor.dtype}")
@@ -158,6 +182,11 @@ class Scheme:
         made_for: the activation that ``scale`` is for, in a scheme that is rescaled for others.
         bias: whether biases are drawn as the weights are; they are zero otherwise.
 
+    Raises:
+        TypeError: if ``scale`` is not a number.
+        ValueError: if ``scale`` is negative or not finite, or a word is unknown or does not go with
+            the other.
+
     """
 
     name: str
@@ -178,6 +207,10 @@ class Scheme:
     def variance(self, fan_in: int, fan_out: int) -> float:
         """Return the variance of the entries of a weight (of a dense one, if it is orthogonal).
 
+        Args:
+            fan_in: number of inputs that a unit sums over.
+            fan_out: number of units that an input feeds.
+
         Example:
             >>> get("glorot_normal").variance(fan_in=50, fan_out=30)
             0.025
@@ -192,7 +225,19 @@ class Scheme:
         return variance(self.scale, self.mode, fan_in, fan_out)
 
     def fill_(self, tensor: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Fill a weight of shape (out, in) or (out, in, *kernel) in place, and return it.
+        """Fill a weight in place with this scheme's draws, and return it.
+
+        Args:
+            tensor: the weight, of shape (out, in) or (out, in, *kernel).
+            generator: source of randomness; torch's global one if None.
+
+        Returns:
+            The same tensor, whose shape stays as it is.
+
+        Raises:
+            TypeError: if the tensor is not floating-point.
+            ValueError: if a fan is missing or zero, or the numbers are too large for the tensor's
+                type.
 
         Example:
             >>> weight = get("orthogonal").fill_(torch.empty(2, 3, dtype=torch.float64))
@@ -241,7 +286,9 @@ def get(
             where LeCun's scheme with gain 1 keeps it.
 
     Raises:
-        ValueError: if there is no such scheme, or the activation has no :func:`rectifier_scale`.
+        ValueError: if there is no such scheme, the activation has no :func:`rectifier_scale`, or
+            the gain is negative or not finite.
+        TypeError: if the gain is not a number.
 
     Sources: LeCun et al. (1998), "Efficient BackProp"; Glorot & Bengio (2010), PMLR v9; He et al.
     (2015), arXiv 1502.01852; Saxe, McClelland & Ganguli (2013), arXiv 1312.6120; Radford et al.

@@ -76,6 +76,11 @@ def predicted_variance(
     Returns:
         :class:`Variances` with float64 tensors of shape (L,).
 
+    Raises:
+        TypeError: if a size is not a whole number, or a variance or mean square is not a number.
+        ValueError: if there are fewer than two sizes or one is below 1, a variance or mean square
+            is negative or not finite, or a name is unknown.
+
     Example:
         >>> wide = predicted_variance([100, 400, 100], "relu", "he_normal")
         >>> [round(value, 9) for value in (wide.outputs.tolist() + wide.deltas.tolist())]
@@ -133,6 +138,16 @@ def random_network(
         seeds: the seeds to draw, or how many, counting from 0. A seed gives the same network
             whatever other seeds are drawn with it.
 
+    Returns:
+        An :class:`~companion.backprop.MLP` with float64 weights of shape (seeds, n_l, n_{l-1}) and
+        biases of shape (seeds, n_l).
+
+    Raises:
+        TypeError: if a size or the number of seeds is not a whole number, or ``bias_variance`` is
+            not a number.
+        ValueError: if there are fewer than two sizes or one is below 1, there is no seed,
+            ``bias_variance`` is negative or not finite, or a name is unknown.
+
     Example:
         >>> network = random_network([3, 5, 2], "tanh", "orthogonal", seeds=4)
         >>> [tuple(weight.shape) for weight in network.weights]
@@ -183,6 +198,12 @@ def measured_variance(
     Returns:
         :class:`Variances` with float64 tensors of shape (seeds, L).
 
+    Raises:
+        TypeError: if a size, ``examples`` or the number of seeds is not a whole number, or a
+            variance or mean square is not a number.
+        ValueError: if there are fewer than two sizes, a count is below 1, a variance or mean square
+            is negative or not finite, or a name is unknown.
+
     Example:
         >>> found = measured_variance([100, 400, 100], "relu", "he_normal", seeds=40)
         >>> [round(delta, 1) for delta in (4 * found.deltas.mean(0)).tolist()]
@@ -206,7 +227,8 @@ def network_variance(
     Args:
         network: an MLP, or any module, of which the linear and convolutional layers are measured in
             the order in which they are executed. Its parameters' ``.grad`` are left alone.
-        inputs: what the network takes, examples first.
+        inputs: of a shape that the network takes, examples first; (*networks, examples, n_0) or
+            (examples, n_0) for an MLP.
         output_delta: δ_L, the gradient of a loss with respect to the output, of its shape; ones if
             None.
 
@@ -271,6 +293,13 @@ def factor_per_layer(mean_squares: Tensor) -> Tensor:
     Args:
         mean_squares: (..., L) of two layers or more, in the order in which they are passed.
 
+    Returns:
+        Tensor of shape (…); a scalar for one network.
+
+    Raises:
+        TypeError: if ``mean_squares`` is not a floating-point tensor.
+        ValueError: if there are fewer than two layers.
+
     Example:
         >>> round(factor_per_layer(torch.tensor([4.0, 2.0, 1.0])).item(), 6)
         0.5
@@ -319,7 +348,9 @@ def log_gradient_moments(
         scheme: one that is normal or orthogonal, without biases.
 
     Raises:
-        ValueError: if the activation or the scheme is another; this is not exact then.
+        ValueError: if the activation or the scheme is another, since this is not exact then; or if
+            there are fewer than two sizes or one is below 1.
+        TypeError: if a size is not a whole number.
 
     Sources: Hanin (2018), arXiv 1801.03744; Hanin & Nica (2018), arXiv 1812.05994.
 
@@ -379,6 +410,11 @@ def log_gradients(
 
     Returns:
         float64 tensor of shape (seeds, L); -inf at and below a layer in which no unit is active.
+
+    Raises:
+        TypeError: if a size or the number of seeds is not a whole number.
+        ValueError: if there are fewer than two sizes or one is below 1, there is no seed, or a name
+            is unknown.
 
     Example:
         >>> found = log_gradients([20] * 4, "identity", "orthogonal", seeds=3)
@@ -443,7 +479,9 @@ def activation_path(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: if the weights are not of shape (networks, out, in).
+        ValueError: if the weights are not of shape (networks, out, in), a count is below 1, or the
+            rate is negative or not finite.
+        TypeError: if a count is not a whole number, or the rate is not a number.
 
     Source: figure 2 of Glorot & Bengio (2010), PMLR v9.
 

@@ -98,6 +98,10 @@ class _PReLU(nn.PReLU):
 def leaky_relu(negative_slope: float = 0.01) -> Activation:
     """Return the leaky ReLU, z where that is positive and ``negative_slope``·z elsewhere.
 
+    Raises:
+        TypeError: if ``negative_slope`` is not a number.
+        ValueError: if it is not finite.
+
     Source: Maas, Hannun & Ng (2013).
 
     Example:
@@ -119,6 +123,10 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 def prelu(negative_slope: float = 0.25) -> Activation:
     """Return PReLU before it has learned anything; its module learns the negative slope.
 
+    Raises:
+        TypeError: if ``negative_slope`` is not a number.
+        ValueError: if it is not finite.
+
     Source: He et al. (2015), arXiv 1502.01852.
 
     Example:
@@ -135,6 +143,10 @@ def elu(alpha: float = 1.0) -> Activation:
     """Return ELU, z where that is positive and ``alpha``·(e^z − 1) elsewhere.
 
     Its slope jumps at 0 unless ``alpha`` is 1; the second derivative jumps also then.
+
+    Raises:
+        TypeError: if ``alpha`` is not a number.
+        ValueError: if it is negative or not finite.
 
     Source: Clevert, Unterthiner & Hochreiter (2016), arXiv 1511.07289.
 
@@ -155,7 +167,13 @@ def elu(alpha: float = 1.0) -> Activation:
 
 
 class Shifted(nn.Module):
-    """Another activation less a constant."""
+    """Another activation less a constant.
+
+    Args:
+        function: φ, from a tensor to a tensor of the same shape.
+        by: the constant that is taken off.
+
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor], by: float) -> None:
         super().__init__()
@@ -166,7 +184,7 @@ class Shifted(nn.Module):
         return f"by={self.by:g}"
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return φ(z) less the constant."""
+        """Return φ(z) less the constant, for z of any shape."""
         return self.function(z) - self.by
 
 
@@ -176,6 +194,10 @@ def shifted(activation: str | Activation, by: float) -> Activation:
     Args:
         activation: φ, its name or an :class:`Activation` whose function has no parameters to learn.
         by: what to take off its outputs.
+
+    Raises:
+        TypeError: if ``by`` is not a number.
+        ValueError: if ``by`` is not finite, or no activation has that name.
 
     Example:
         >>> centred = shifted("sigmoid", 0.5)
@@ -275,6 +297,9 @@ def get(activation: str | Activation) -> Activation:
 def positively_homogeneous(activation: str | Activation) -> bool:
     """Say whether φ(cz) = cφ(z) for all c > 0, as of ReLU: a scale passes through it unchanged.
 
+    Raises:
+        ValueError: if no activation has that name.
+
     Example:
         >>> positively_homogeneous("leaky_relu"), positively_homogeneous("tanh")
         (True, False)
@@ -290,7 +315,15 @@ def positively_homogeneous(activation: str | Activation) -> bool:
 
 
 class GaussianMoments(NamedTuple):
-    """Means over a normal pre-activation z: E[φ], E[φ²], E[φ′] and E[φ′²]."""
+    """Means over a normal pre-activation z.
+
+    Attributes:
+        mean: E[φ(z)].
+        mean_square: E[φ(z)²].
+        slope_mean: E[φ′(z)].
+        slope_mean_square: E[φ′(z)²].
+
+    """
 
     mean: float
     mean_square: float
@@ -302,6 +335,16 @@ def gaussian_moments(
     activation: str | Activation, variance: float, mean: float = 0.0
 ) -> GaussianMoments:
     """Return E[φ(z)], E[φ(z)²], E[φ′(z)] and E[φ′(z)²] for z ~ N(mean, variance).
+
+    Args:
+        activation: φ, its name or an :class:`Activation`.
+        variance: of z; at 0 the means are the values at ``mean``.
+        mean: of z.
+
+    Raises:
+        TypeError: if ``variance`` or ``mean`` is not a number.
+        ValueError: if one of them is not finite, the variance is negative, no activation has that
+            name, or φ or φ′ is not finite somewhere.
 
     Example:
         >>> [round(value, 6) for value in gaussian_moments("relu", 4.0)]

@@ -30,8 +30,15 @@ def saturation_bounds(
     slope. A bound is None where the slope never stays that small, as above 0 for ReLU. A slope that
     only passes through zero, as GELU's does at -0.75, does not saturate there.
 
+    Args:
+        activation: its name, or an :class:`Activation`.
+        slope_share: above 0 and at most 1: the share of the largest slope below which a slope
+            counts as small.
+
     Raises:
-        ValueError: if ``slope_share`` is not between 0 and 1, or the largest slope is not known.
+        ValueError: if ``slope_share`` is not above 0 and at most 1, the largest slope is not
+            stated, or the slope is nowhere as large as that share of it.
+        TypeError: if ``slope_share`` is not a number.
 
     Example:
         >>> saturation_bounds("relu")
@@ -87,7 +94,8 @@ def dead(z: Tensor, activation: str | Activation) -> Tensor:
         Boolean tensor of shape (*networks, units).
 
     Raises:
-        ValueError: if there is no example, or a NaN.
+        ValueError: if ``z`` has fewer than two dimensions, no example, or a NaN.
+        TypeError: if ``z`` is not a floating-point tensor.
 
     Example:
         >>> dead(torch.tensor([[-1.0, -1.0], [-2.0, 3.0]]), "relu").tolist()
@@ -114,6 +122,11 @@ def saturated(
 
     Returns:
         Boolean tensor of shape (*networks, units).
+
+    Raises:
+        TypeError: if ``z`` is not a floating-point tensor, or a share is not a number.
+        ValueError: if ``z`` has fewer than two dimensions, no example, or a NaN; if a share is not
+            above 0 and at most 1; or where :func:`saturation_bounds` finds none.
 
     Example:
         >>> z = torch.tensor([[-3.0, -3.0], [4.0, 0.1]])
@@ -177,7 +190,7 @@ def dead_units(model: nn.Module, inputs: Tensor) -> dict[str, Units]:
 
     Args:
         model: any module with activation modules such as ``nn.ReLU``, also in-place ones.
-        inputs: a batch, with the examples first.
+        inputs: a batch of any shape that the model takes, with the examples first.
 
     Returns:
         For each activation module, in the order of execution, its name in the model and its units;
@@ -203,7 +216,7 @@ def saturated_units(
 
     Args:
         model: as in :func:`dead_units`.
-        inputs: as there.
+        inputs: as there: of any shape that the model takes, with the examples first.
         slope_share: what is saturated, as in :func:`saturation_bounds`.
         input_share: on which share of the inputs (and positions) a unit must be so to count.
 
@@ -211,7 +224,8 @@ def saturated_units(
         As :func:`dead_units`.
 
     Raises:
-        ValueError: as there, or if a share is not between 0 and 1.
+        ValueError: as there, or if a share is not above 0 and at most 1.
+        TypeError: as there, or if a share is not a number.
 
     Example:
         >>> model = nn.Sequential(nn.Identity(), nn.Tanh())
@@ -332,6 +346,10 @@ def born_dead_probability(width: int, depth: int) -> float:
         width: N, the number of units in each layer.
         depth: L, the number of ReLU layers.
 
+    Raises:
+        TypeError: if ``width`` or ``depth`` is not a whole number.
+        ValueError: if one of them is below 1.
+
     Source: Lu, Shin, Su & Karniadakis (2019), arXiv 1903.06733.
 
     Example:
@@ -359,6 +377,11 @@ def born_dead(
 
     Returns:
         Boolean tensor of shape (seeds, depth).
+
+    Raises:
+        TypeError: if ``width``, ``depth``, ``examples`` or the number of seeds is not a whole
+            number.
+        ValueError: if one of them is below 1, or a seed is not a whole number.
 
     Example:
         >>> share = born_dead(3, 10, seeds=20_000).double().mean(0)[-1].item()

@@ -28,7 +28,11 @@ def cliff(points: Tensor, *, steps: int = 50, target: float = 0.7) -> Tensor:
         target: what σ(h_T) should be.
 
     Returns:
-        (...) the losses.
+        (...) the losses, of the points' shape without its last dimension.
+
+    Raises:
+        TypeError: if ``steps`` is not a whole number.
+        ValueError: if ``steps`` is below 1, or the points are not pairs.
 
     Source: Pascanu, Mikolov & Bengio (2013), arXiv 1211.5063.
 
@@ -74,6 +78,13 @@ def edge_gradient(w: Tensor, *, steps: int = 50, target: float = 0.7) -> Tensor:
         steps: T.
         target: as for :func:`cliff`.
 
+    Returns:
+        (...) the norms.
+
+    Raises:
+        TypeError: if ``steps`` is not a whole number.
+        ValueError: if it is below 1.
+
     Example:
         >>> w = torch.tensor(5.0, dtype=torch.float64)
         >>> point = on_the_edge(w).requires_grad_()
@@ -90,7 +101,15 @@ def edge_gradient(w: Tensor, *, steps: int = 50, target: float = 0.7) -> Tensor:
 
 
 def quartic(points: Tensor) -> Tensor:
-    """Return Σx⁴ over the last dimension: the gradient is 4x³, the curvature 12x² has no bound."""
+    """Return Σx⁴ over the last dimension: the gradient is 4x³, the curvature 12x² has no bound.
+
+    Args:
+        points: (..., D).
+
+    Returns:
+        (...) the sums.
+
+    """
     return points.pow(4).sum(-1)
 
 
@@ -107,13 +126,18 @@ def descend(
     Args:
         loss: of points (..., D), returning (...).
         start: (..., D) where the paths begin.
-        learning_rate: one, or one a path: it broadcasts with (...).
+        learning_rate: a number for all paths, or of a shape that broadcasts with (...): one a path.
         steps: number of updates.
-        max_norm: largest norm a gradient is left with; inf does not clip. It broadcasts as well.
+        max_norm: largest norm a gradient is left with; inf does not clip. Of a shape that
+            broadcasts as well.
 
     Returns:
         (steps + 1, ..., D) the points passed, the start first. A path that has left the numbers
         goes on as nan.
+
+    Raises:
+        TypeError: if ``steps`` is not a whole number.
+        ValueError: if it is below 1.
 
     Example:
         >>> descend(quartic, torch.tensor([2.0]), learning_rate=0.1, steps=2, max_norm=5.0).tolist()
@@ -135,7 +159,14 @@ def descend(
 
 
 class Fastest(NamedTuple):
-    """The best choice of a search, and what it needs."""
+    """The best choice of a search, and what it needs.
+
+    Attributes:
+        steps: updates until the slowest start has arrived.
+        learning_rate: η of each of them.
+        max_norm: the norm to which gradients were clipped; inf without clipping.
+
+    """
 
     steps: int
     learning_rate: float
@@ -171,7 +202,9 @@ def fastest(
         limit: the steps after which a choice is given up.
 
     Raises:
-        ValueError: if ``size`` or ``tolerance`` is not positive, or no choice arrives in time.
+        ValueError: if ``size`` or ``tolerance`` is not positive and finite, or no choice arrives in
+            time.
+        TypeError: if one of the two is not a number.
 
     Source: the comparison is that of Zhang et al. (2020), arXiv 1905.11881.
 

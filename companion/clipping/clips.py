@@ -79,7 +79,8 @@ def clip_value_(parameters: Parameters, clip_value: float, *, nonfinite: str = "
 
     Raises:
         NonFiniteGradientError: if an entry is inf or nan, unless ``nonfinite`` is "skip".
-        ValueError: if ``clip_value`` is negative or not finite.
+        ValueError: if ``clip_value`` is negative or not finite, or ``nonfinite`` is another word.
+        TypeError: if a parameter is not a tensor, or ``clip_value`` is not a number.
 
     Example:
         >>> w = nn.Parameter(torch.zeros(2))
@@ -110,7 +111,9 @@ def clip_norm_(
 
     Raises:
         NonFiniteGradientError: if an entry is inf or nan, unless ``nonfinite`` is "skip".
-        ValueError: if ``max_norm`` is negative or not finite, or ``norm_type`` is below 1.
+        ValueError: if ``max_norm`` is negative or not finite, ``norm_type`` is below 1, or
+            ``nonfinite`` is another word.
+        TypeError: if a parameter is not a tensor, or ``max_norm`` is not a number.
 
     Source: Pascanu, Mikolov & Bengio (2013), arXiv 1211.5063.
 
@@ -151,6 +154,7 @@ def clip_group_norms_(
     Raises:
         NonFiniteGradientError: if an entry is inf or nan, unless ``nonfinite`` is "skip".
         ValueError: as for :func:`clip_norm_`, or if a parameter stands in two groups.
+        TypeError: as for :func:`clip_norm_`.
 
     Example:
         >>> a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
@@ -194,7 +198,9 @@ def clip_adaptive_(
 
     Raises:
         NonFiniteGradientError: if an entry is inf or nan, unless ``nonfinite`` is "skip".
-        ValueError: if ``clip_factor`` is negative or not finite, or ``eps`` is not positive.
+        ValueError: if ``clip_factor`` is negative or not finite, ``eps`` is not positive and
+            finite, or ``nonfinite`` is another word.
+        TypeError: if a parameter is not a tensor, or ``clip_factor`` or ``eps`` is not a number.
 
     Source: Brock et al. (2021), arXiv 2102.06171.
 
@@ -252,7 +258,8 @@ def propose_threshold(norms: Tensor | Sequence[float], *, share: float = 0.1) ->
     It is their (1 − share) quantile. A norm that was not finite counts as larger than all others.
 
     Args:
-        norms: total norms of the gradient, one a step, before any clipping.
+        norms: total norms of the gradient, one a step, before any clipping; as a tensor of any
+            shape.
         share: of the steps to be clipped, between 0 and 1: 0 proposes the largest norm seen.
 
     Raises:

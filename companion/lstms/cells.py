@@ -24,7 +24,13 @@ RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
 
 class State(NamedTuple):
-    """What a cell hands to its next step: h, and for an LSTM also c."""
+    """What a cell hands to its next step: h, and for an LSTM also c.
+
+    Attributes:
+        h: (*networks, batch, hidden).
+        c: likewise, of the same shape; None but for an LSTM.
+
+    """
 
     h: Tensor
     c: Tensor | None = None
@@ -43,6 +49,10 @@ class Cell:
         weight_hh: (*networks, gates·hidden, hidden).
         bias_ih, bias_hh: (*networks, gates·hidden), or None for no biases.
         nonlinearity: of an "rnn": "tanh" or "relu".
+
+    Raises:
+        ValueError: if a word is unknown, the weights do not fit each other, or only one bias is
+            given.
 
     """
 
@@ -78,6 +88,11 @@ class Cell:
 
 def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell:
     """Return the weights of torch's ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` as a :class:`Cell`.
+
+    Args:
+        model: the module, of one layer and one direction; or a :class:`Cell`, of which a copy is
+            made.
+        dtype: of the weights returned, which are detached from the model's.
 
     Raises:
         TypeError: if it is another module.
@@ -115,6 +130,9 @@ def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell
 def stack(cells: list[Cell]) -> Cell:
     """Return several cells of one shape as one of several networks.
 
+    Raises:
+        ValueError: if there is no cell, or they differ in kind, shape or nonlinearity.
+
     Example:
         >>> tuple(stack([cell(nn.GRU(3, 5)) for _ in range(4)]).weight_ih.shape)
         (4, 15, 3)
@@ -141,6 +159,10 @@ def drive(cell: Cell, inputs: Tensor) -> Tensor:
 
     Of a GRU the candidate's part of b_hh is left out: its reset gate multiplies it.
 
+    Args:
+        cell: the weights.
+        inputs: (T, *networks or nothing, batch, inputs).
+
     Returns:
         (T, *networks, batch, gates·hidden).
 
@@ -165,6 +187,9 @@ def step(cell: Cell, driven: Tensor, state: State) -> tuple[State, Tensor | None
         cell: the weights.
         driven: one step of :func:`drive`, (*networks, batch, gates·hidden).
         state: h, and for an LSTM c, each (*networks, batch, hidden).
+
+    Returns:
+        The new state, and the gate of shape (*networks, batch, hidden) or None.
 
     """
     return STEPS[cell.kind](cell, driven, state.h @ cell.weight_hh.mT, state)
@@ -201,7 +226,7 @@ class Trajectory(NamedTuple):
 
     Attributes:
         h: (T+1, *networks, batch, hidden), from the state before the first step on.
-        c: likewise, for an LSTM; otherwise None.
+        c: likewise, of the same shape, for an LSTM; otherwise None.
         keep: (T, *networks, batch, hidden) the gate that multiplies the old c or h: an LSTM's f, a
             GRU's z; None for an RNN.
 
@@ -213,7 +238,13 @@ class Trajectory(NamedTuple):
 
 
 def start(cell: Cell, inputs: Tensor) -> State:
-    """Return the state of zeros that fits the cell and a batch of inputs."""
+    """Return the state of zeros that fits the cell and a batch of inputs.
+
+    Args:
+        cell: the weights.
+        inputs: (T, *networks or nothing, batch, inputs), of which only the shape counts.
+
+    """
     networks = torch.broadcast_shapes(inputs.shape[1:-2], cell.weight_hh.shape[:-2])
     h = inputs.new_zeros(*networks, inputs.shape[-2], cell.hidden)
     return State(h, h.clone() if cell.kind == "lstm" else None)
@@ -228,7 +259,8 @@ def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
         state: to start from; zeros by default.
 
     Raises:
-        ValueError: if the inputs do not fit the cell.
+        ValueError: if the inputs or the state do not fit the cell, or the inputs are empty.
+        TypeError: if the inputs are not a floating-point tensor.
 
     Example:
         >>> lstm = nn.LSTM(3, 5).double()
@@ -319,9 +351,9 @@ def through_time(
         norm of the identity (0 from one part of the state to the other).
 
     Raises:
-        TypeError: if the model is of another kind.
-        ValueError: if an option is unknown or the model has several layers, two directions or a
-            projection.
+        TypeError: if the model is of another kind, or the inputs are not a floating-point tensor.
+        ValueError: if an option is unknown, the inputs or the state do not fit, or the model has
+            several layers, two directions or a projection.
 
     Example:
         >>> rnn = nn.RNN(3, 5)
@@ -420,11 +452,17 @@ def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None 
     It is ∂c_T/∂c_t of an LSTM, or ∂h_T/∂h_t of a GRU, with everything else held: the gates and the
     candidate are not differentiated. What :func:`through_time` finds has the rest as well.
 
+    Args:
+        model: ``nn.LSTM`` or ``nn.GRU`` of one layer, or a :class:`Cell`.
+        inputs: as the model takes them, with a batch: (T, *networks or nothing, batch, inputs).
+        state: h_0 and c_0; zeros by default.
+
     Returns:
         float64 tensor (T+1, *networks, batch, hidden); the last entry is 1.
 
     Raises:
-        ValueError: if the model is an RNN, which has no such gate.
+        ValueError: if the model is an RNN, which has no such gate; or as :func:`through_time` does.
+        TypeError: if the model is of another kind, or the inputs are not a floating-point tensor.
 
     Source: Hochreiter & Schmidhuber (1997); the forget gate is by Gers et al. (2000).
 
@@ -458,6 +496,10 @@ def to_inputs(
     Returns:
         Tensor (T, batch) of the inputs' type.
 
+    Raises:
+        TypeError: if the inputs are not a floating-point tensor.
+        ValueError: if they have not three dimensions, or ``norm`` is another word.
+
     Example:
         >>> last = to_inputs(lambda x: x.cumsum(0), torch.ones(4, 1, 2))
         >>> [round(value, 6) for value in last[:, 0].tolist()]
@@ -482,6 +524,16 @@ def to_inputs(
 def default_(model: nn.Module, *, generator: torch.Generator | None = None) -> nn.Module:
     """Draw all parameters as torch does, uniform between ±1/√hidden, from a generator.
 
+    Args:
+        model: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``, changed in place.
+        generator: source of randomness; torch's global one if None.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: if the model is not ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``.
+
     Example:
         >>> gru = default_(nn.GRU(3, 16), generator=torch.Generator().manual_seed(0))
         >>> bool(gru.weight_hh_l0.abs().max() <= 0.25)
@@ -505,6 +557,19 @@ def orthogonal_(
     model: nn.Module, gain: float = 1.0, *, generator: torch.Generator | None = None
 ) -> nn.Module:
     """Make the recurrent weights of every gate ``gain`` times a random orthogonal matrix.
+
+    Args:
+        model: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU``, changed in place.
+        gain: all singular values of each gate's matrix.
+        generator: source of randomness; torch's global one if None.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: if the gain is not a number, or the model is not ``nn.RNN``, ``nn.LSTM`` or
+            ``nn.GRU``.
+        ValueError: if the gain is negative or not finite.
 
     Source: Saxe et al. (2014), arXiv 1312.6120.
 
@@ -535,10 +600,17 @@ def identity_(
     With ReLU and scale 1 it is the IRNN: what is not negative is remembered for ever.
 
     Args:
-        model: the RNN.
+        model: the RNN, changed in place.
         scale: of the identity.
         input_std: standard deviation of the input weights.
-        generator: of the input weights.
+        generator: of the input weights; torch's global one if None.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: if the model is not ``nn.RNN``, or a factor is not a number.
+        ValueError: if a factor is negative or not finite.
 
     Source: Le, Jaitly & Hinton (2015), arXiv 1504.00941.
 
@@ -581,6 +653,17 @@ def forget_bias_(model: nn.Module, value: float = 1.0) -> nn.Module:
     torch adds *two* biases, b_ih and b_hh, so that setting each would give twice the value, and
     setting one leaves the other's draw. The other gates stay as they are.
 
+    Args:
+        model: ``nn.LSTM`` or ``nn.GRU`` with biases, changed in place.
+        value: of b_ih + b_hh.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: if the model is neither an LSTM nor a GRU, or the value is not a number.
+        ValueError: if the value is not finite, or the model has no biases.
+
     Source: Gers et al. (2000); Jozefowicz et al. (2015).
 
     Example:
@@ -602,9 +685,17 @@ def chrono_(
     is u/(u+1), which forgets in about u steps. Both are sums of torch's two biases.
 
     Args:
-        model: ``nn.LSTM`` or ``nn.GRU``; of a GRU it is the bias of z, which keeps.
+        model: ``nn.LSTM`` or ``nn.GRU`` with biases, changed in place; of a GRU it is the bias of
+            z, which keeps.
         length: the longest time over which to remember, at least 2.
-        generator: of u.
+        generator: of u; torch's global one if None.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: if the model is neither an LSTM nor a GRU, or the length is not a whole number.
+        ValueError: if the length is below 2, or the model has no biases.
 
     Source: Tallec & Ollivier (2018), arXiv 1804.11188.
 

@@ -35,6 +35,10 @@ def spectral_radius(weights: Tensor) -> Tensor:
     Returns:
         float64 tensor (...).
 
+    Raises:
+        TypeError: if the weights are not a floating-point tensor.
+        ValueError: if the weights are not of shape (..., n, n), or not finite.
+
     Example:
         >>> round(spectral_radius(torch.tensor([[0.5, 9.0], [0.0, 0.4]])).item(), 6)
         0.5
@@ -52,6 +56,10 @@ def spectral_norm(weights: Tensor) -> Tensor:
     Returns:
         float64 tensor (...).
 
+    Raises:
+        TypeError: if the weights are not a floating-point tensor.
+        ValueError: if the weights are not of shape (..., n, n), or not finite.
+
     Example:
         >>> round(spectral_norm(torch.tensor([[0.0, 9.0], [0.0, 0.0]])).item(), 6)
         9.0
@@ -66,8 +74,17 @@ def non_normal(n: int, radius: float = 0.9, coupling: float = 1.0) -> Tensor:
     All eigenvalues are ``radius``, whatever the coupling, but each unit feeds the one before, so
     that what enters at the end is passed along and amplified up to n times before it decays.
 
+    Args:
+        n: number of units.
+        radius: the number on the diagonal.
+        coupling: the number above it.
+
     Returns:
         float64 tensor (n, n).
+
+    Raises:
+        TypeError: if ``n`` is not a whole number, or another argument is not a number.
+        ValueError: if ``n`` is below 1, or another argument is negative or not finite.
 
     Source: Trefethen & Embree (2005), "Spectra and Pseudospectra".
 
@@ -91,6 +108,12 @@ def power_norms(weights: Tensor, steps: int) -> Tensor:
 
     Returns:
         float64 tensor (steps+1, ...); -inf from where the power is 0.
+
+    Raises:
+        TypeError: if the weights are not a floating-point tensor, or ``steps`` is not a whole
+            number.
+        ValueError: if the weights are not of shape (..., n, n), or not finite, or ``steps`` is
+            below 1.
 
     Example:
         >>> [round(value, 6) for value in power_norms(0.1 * torch.eye(2), 3).tolist()]
@@ -152,7 +175,10 @@ def gradient_flow(
         seed: of h_0, the inputs and the gradient's direction; network i has ``seed + i``.
 
     Raises:
-        ValueError: if the weights are not (seeds, n, n) or the state overflows.
+        ValueError: if the weights are not (seeds, n, n) or not finite, ``steps`` is below 1 or
+            ``washout`` below 0, ``input_std`` is negative or not finite, or the state overflows.
+        TypeError: if the weights are not a floating-point tensor, a count is not a whole number, or
+            ``input_std`` is not a number.
 
     Example:
         >>> rotation = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
@@ -205,7 +231,8 @@ def mean_field_exponent(
         activation: its name, or an :class:`~companion.activations.Activation`.
 
     Raises:
-        ValueError: if the variance has no fixed point.
+        ValueError: if one of them is negative or not finite, or the variance has no fixed point.
+        TypeError: if the gain or ``input_std`` is not a number.
 
     Source: Molgedey, Schuchhardt & Schuster (1992); the map is that of Poole et al. (2016), arXiv
         1606.05340, with the inputs in the place of the biases.

@@ -64,6 +64,10 @@ def adding(length: int = 30) -> Task:
     Args:
         length: T, at least 2.
 
+    Raises:
+        TypeError: if ``length`` is not a whole number.
+        ValueError: if it is below 2.
+
     Source: Hochreiter & Schmidhuber (1997); Le, Jaitly & Hinton (2015), arXiv 1504.00941.
 
     Example:
@@ -106,6 +110,10 @@ def copying(delay: int = 30) -> Task:
     Args:
         delay: steps from the last symbol to the signal, at least 1.
 
+    Raises:
+        TypeError: if ``delay`` is not a whole number.
+        ValueError: if it is below 1.
+
     Source: Hochreiter & Schmidhuber (1997); as in Arjovsky, Shah & Bengio (2016), arXiv 1511.06464.
 
     Example:
@@ -147,6 +155,9 @@ def sequential_digits(part: str = "train") -> Task:
 
     Args:
         part: "train" or "test": which of the images.
+
+    Raises:
+        ValueError: if ``part`` is another word.
 
     Source: Le, Jaitly & Hinton (2015), arXiv 1504.00941, who show the 784 pixels of MNIST.
 
@@ -223,6 +234,10 @@ def entries(length: int = 30) -> dict[str, Entry]:
 def irnn(learning_rate: float = 0.01, max_norm: float = math.inf) -> Entry:
     """Return an RNN of ReLUs that starts at the identity, trained by plain gradient descent.
 
+    Args:
+        learning_rate: of gradient descent.
+        max_norm: at what norm each network's whole gradient is clipped; inf for never.
+
     Source: Le, Jaitly & Hinton (2015), arXiv 1504.00941.
 
     Example:
@@ -242,11 +257,18 @@ def irnn(learning_rate: float = 0.01, max_norm: float = math.inf) -> Entry:
 
 @dataclass(frozen=True)
 class Networks:
-    """S recurrent layers of one kind, one a seed, each with a linear layer on top."""
+    """S recurrent layers of one kind, one a seed, each with a linear layer on top.
+
+    Attributes:
+        cell: the S recurrent layers.
+        weight: (S, outputs, hidden) of the linear layers.
+        bias: (S, outputs) of the linear layers.
+
+    """
 
     cell: Cell
-    weight: Tensor  # (S, outputs, hidden)
-    bias: Tensor  # (S, outputs)
+    weight: Tensor
+    bias: Tensor
 
     def __call__(self, inputs: Tensor, *, every_step: bool = False) -> Tensor:
         """Return outputs of shape (S, batch, outputs), or (T, S, batch, outputs) of every step."""
@@ -261,7 +283,7 @@ class Networks:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All of them, each with the networks first."""
+        """All of them, each of shape (S, …)."""
         c = self.cell
         own = (c.weight_ih, c.weight_hh, c.bias_ih, c.bias_hh, self.weight, self.bias)
         return [parameter for parameter in own if parameter is not None]
@@ -276,6 +298,17 @@ def networks(
     dtype: torch.dtype = torch.float32,
 ) -> Networks:
     """Draw networks for a task, one a seed, all of whose numbers come from that seed.
+
+    Args:
+        entry: what to build.
+        task: for whose features and outputs.
+        hidden: units.
+        seeds: the seeds to draw, or how many, counting from 0.
+        dtype: of the parameters, which are drawn in float64.
+
+    Raises:
+        TypeError: if ``hidden`` or the number of seeds is not a whole number.
+        ValueError: if one of them is below 1, or there is no seed.
 
     Example:
         >>> made = networks(entries()["GRU"], adding(), hidden=7, seeds=3)
@@ -361,6 +394,11 @@ def train(
         data_seed: the network of seed s draws its batches with seed ``data_seed + s``.
         dtype: to compute in. Weights and batches are drawn in float64.
         progress: whether to show a bar.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a count is below 1, there is no seed, or the entry's ``max_norm`` is not
+            above 0.
 
     Example:
         >>> found = train(adding(4), entries()["GRU"], hidden=4, seeds=2, steps=30, progress=False)
@@ -454,7 +492,13 @@ def race(
 
 
 class Score(NamedTuple):
-    """Loss, and for a task of classes the share of right answers, each (S,)."""
+    """How S trained networks do on fresh examples.
+
+    Attributes:
+        loss: (S,) mean loss, as the task has it.
+        accuracy: (S,) share of right answers; None for a task of numbers.
+
+    """
 
     loss: Tensor
     accuracy: Tensor | None
@@ -470,6 +514,10 @@ def score(run: Run, task: Task | None = None, *, examples: int = 500, seed: int 
         task: on what to test them, such as longer sequences; their own by default.
         examples: how many.
         seed: of the draw.
+
+    Raises:
+        TypeError: if ``examples`` is not a whole number.
+        ValueError: if it is below 1.
 
     Example:
         >>> run = train(adding(4), entries()["RNN"], hidden=4, seeds=2, steps=1, progress=False)

@@ -40,6 +40,10 @@ def length_map(
         weight_variance: σ_w², which is fan_in times the variance of one weight.
         bias_variance: σ_b², the variance of one bias.
 
+    Raises:
+        TypeError: if ``q`` or a variance is not a number.
+        ValueError: if one of them is negative or not finite.
+
     Example:
         >>> round(length_map(1.0, "relu", weight_variance=2.0), 10)
         1.0
@@ -66,6 +70,7 @@ def correlation_map(
 
     Raises:
         ValueError: if an argument is out of range, or the next layer has length 0.
+        TypeError: if ``q`` or a variance is not a number.
 
     Source: Poole et al. (2016), arXiv 1606.05340; for ReLU, Cho & Saul (2009) have it in closed
     form.
@@ -107,6 +112,11 @@ def gradient_flow(
     Returns:
         float64 tensor of shape (depth,), whose last entry is 0.
 
+    Raises:
+        TypeError: if ``depth`` is not a whole number, or a variance or ``input_mean_square`` is not
+            a number.
+        ValueError: if ``depth`` is below 1, or one of the others is negative or not finite.
+
     Source: Schoenholz et al. (2017), arXiv 1611.01232.
 
     Example:
@@ -137,9 +147,20 @@ def fixed_point(
 ) -> float:
     """Return q*, the length that the length map leaves as it is.
 
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w².
+        bias_variance: σ_b².
+        start: the length from which the map is iterated.
+        tolerance: by how much the last step may still change the length, relative to it where it is
+            above 1.
+        max_iterations: steps of the map at most.
+
     Raises:
         ValueError: if the iteration from ``start`` settles nowhere: the length grows without bound,
             or approaches its limit more slowly than any exponential (as tanh does at σ_w² = 1).
+            Also if ``start`` or a variance is negative or not finite.
+        TypeError: if ``start`` or a variance is not a number.
 
     Example:
         >>> round(fixed_point("tanh", 1.3, 0.05), 4)
@@ -166,6 +187,15 @@ def fixed_point(
 def length_slope(q: float, activation: str | Activation, weight_variance: float) -> float:
     """Return the derivative of the length map at ``q``: below 1 at a fixed point that attracts.
 
+    Args:
+        q: variance of this layer's pre-activations.
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w².
+
+    Raises:
+        TypeError: if ``q`` or ``weight_variance`` is not a number.
+        ValueError: if one of them is negative or not finite.
+
     Example:
         >>> round(length_slope(1.0, "relu", weight_variance=1.0), 10)
         0.5
@@ -188,8 +218,14 @@ def correlation_fixed_point(
     1 repels, and there is one other fixed point. (The map is a power series in c with coefficients
     that are not negative, so it is convex from 0 to 1 and meets the diagonal at most twice there.)
 
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w².
+        bias_variance: σ_b².
+
     Raises:
-        ValueError: if the length has no fixed point.
+        ValueError: if the length has no fixed point; if 1 repels, and φ has kinks elsewhere than at
+            0.
 
     Source: Poole et al. (2016), arXiv 1606.05340.
 
@@ -232,8 +268,14 @@ def critical_weight_variance(activation: str | Activation, bias_variance: float 
     E[φ²]/E[φ′²] + σ_b² − q, one function of the length q. Only those that attract the length count:
     a network does not stay at the others. Lengths from 1e-8 to 1e8 are searched, and 0.
 
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        bias_variance: σ_b².
+
     Raises:
-        ValueError: if there is none, or more than one, of what was found.
+        ValueError: if ``bias_variance`` is negative or not finite; if there is no such σ_w², or
+            more than one.
+        TypeError: if ``bias_variance`` is not a number.
 
     Source: Poole et al. (2016), arXiv 1606.05340; Schoenholz et al. (2017), arXiv 1611.01232.
 
@@ -303,6 +345,11 @@ def depth_scales(
     Beyond about six times the correlation's, which is :func:`depth_scale`, a network is not
     trained, say Schoenholz et al.
 
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w².
+        bias_variance: σ_b².
+
     Raises:
         ValueError: if the length has no fixed point.
 
@@ -335,6 +382,11 @@ def depth_scale(
 
     It is the one of the :func:`depth_scales` that limits training.
 
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w².
+        bias_variance: σ_b².
+
     Raises:
         ValueError: if the length has no fixed point.
 
@@ -349,7 +401,13 @@ def depth_scale(
 
 
 class Moments(NamedTuple):
-    """Mean and variance of activations: two numbers, or one of each for networks and layers."""
+    """Mean and variance of activations: two numbers, or one of each for networks and layers.
+
+    Attributes:
+        mean: a number, or (seeds, depth) as :func:`measured_moments` returns it.
+        variance: of the same shape; about the mean.
+
+    """
 
     mean: float | Tensor
     variance: float | Tensor
@@ -371,6 +429,10 @@ def moment_map(
         activation: its name, or an :class:`~companion.activations.Activation`.
         weight_sum: ω, the sum of a unit's weights.
         weight_square_sum: τ, the sum of their squares: n·Var W for weights of mean 0.
+
+    Raises:
+        TypeError: if ``variance`` or ``weight_square_sum`` is not a number.
+        ValueError: if one of them is negative or not finite, or the mean is not finite.
 
     Source: Klambauer et al. (2017), arXiv 1706.02515: a pre-activation is normal with mean μω and
     variance ντ.
@@ -400,8 +462,20 @@ def moment_jacobian(
 
     A fixed point attracts if the eigenvalues are below 1 in size.
 
+    Args:
+        mean: μ of the activations below.
+        variance: ν of the activations below.
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_sum: ω, the sum of a unit's weights.
+        weight_square_sum: τ, the sum of their squares.
+
+    Returns:
+        float64 tensor of shape (2, 2).
+
     Raises:
-        ValueError: if the pre-activations have no variance.
+        ValueError: if one of them is negative or not finite, or the pre-activations have no
+            variance.
+        TypeError: if ``variance`` or ``weight_square_sum`` is not a number.
 
     Example:
         >>> [[round(x, 4) for x in row] for row in moment_jacobian(0.0, 1.0, "selu").tolist()]
@@ -451,6 +525,11 @@ def measured_moments(
 
     Returns:
         Two float64 tensors of shape (seeds, depth).
+
+    Raises:
+        TypeError: if a count is not a whole number, or a variance is not a number.
+        ValueError: if a count is below 1, a variance is negative or not finite, or there is no
+            seed.
 
     Example:
         >>> found = measured_moments("selu", depth=20, width=200)

@@ -41,7 +41,9 @@ def gaussian_mean(
         kinks: where f has kinks or jumps, other than at 0; stating them only saves time.
 
     Raises:
-        ValueError: if the variance is negative, or f is not finite somewhere.
+        ValueError: if the variance is negative, it or the mean is not finite, or f is not finite
+            somewhere.
+        TypeError: if the variance is not a number.
 
     Example:
         >>> import torch
@@ -77,6 +79,7 @@ def chi(
     Raises:
         ValueError: if an argument is out of range; for c other than 0 and 1, if φ has kinks
             elsewhere than at 0.
+        TypeError: if ``q`` or ``weight_variance`` is not a number.
 
     Example:
         >>> round(chi(1.0, "relu", weight_variance=2.0), 10)
@@ -99,9 +102,15 @@ def chi(
 def half_distance(correlation: float, q: float, activation: str | Activation) -> float:
     """Return ½ E[(φ(z₁) − φ(z₂))²], which keeps its digits where the correlation is near 1.
 
+    Args:
+        correlation: c, of the pre-activations z₁ and z₂ at two inputs, from -1 to 1.
+        q: their variance, the same at both.
+        activation: φ, its name, or an :class:`~companion.activations.Activation`.
+
     Raises:
         ValueError: if an argument is out of range; for a correlation other than 0 and 1, if φ has
             kinks elsewhere than at 0.
+        TypeError: if ``q`` is not a number.
 
     """
     phi = activations.get(activation)
@@ -224,6 +233,7 @@ class State:
 
         Raises:
             ValueError: if a variance is negative or not finite.
+            TypeError: if a variance is not a number.
 
         """
         factor = non_negative("weight_variance", weight_variance)
@@ -273,7 +283,9 @@ class State:
             examples: in a batch; None for infinitely many.
 
         Raises:
-            ValueError: if nothing is left to divide by.
+            ValueError: if ``kind`` is another word, ``examples`` is below 1, or nothing is left to
+                divide by.
+            TypeError: if ``examples`` is not a whole number.
 
         """
         if one_of("kind", kind, ("batch", "layer")) == "layer":
@@ -307,6 +319,11 @@ class State:
         """Replace x at each of so many positions by the mean over all of them.
 
         Any two of the positions are at the state's distance; afterwards they are alike.
+
+        Raises:
+            TypeError: if ``positions`` is not a whole number.
+            ValueError: if it is below 1.
+
         """
         count = positive_integer("positions", positions)
 

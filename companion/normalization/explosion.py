@@ -51,6 +51,7 @@ def explosion_rate(
     Raises:
         ValueError: if an argument is out of range; for a finite batch, if φ has kinks other than
             at 0; or if φ is constant over the batch.
+        TypeError: if ``batch_size`` is not a whole number.
 
     Source: Yang et al. (2019), arXiv 1902.08129.
 
@@ -150,6 +151,11 @@ def gradient_flow(
         :func:`companion.backprop.slope_per_layer` and :func:`companion.plots.gradient_flow` take
         it. The squared gradient grows by 10^(2 · slope) a layer.
 
+    Raises:
+        TypeError: if a count is not a whole number, or ``weight_variance`` or ε is not a number.
+        ValueError: if ``norm`` is another word, a count is below 1, there is no seed, or
+            ``weight_variance`` or ε is negative or not finite.
+
     Source: Yang et al. (2019), arXiv 1902.08129.
 
     Example:
@@ -188,14 +194,14 @@ def gradient_flow(
 class Factors(NamedTuple):
     """By what the squared norm of δ is multiplied from a hidden layer to the one below.
 
-    Each has an entry for each of the hidden layers but the last, the first of them first. The
-    product of the four is the ratio of ‖δ‖², exactly.
+    Each is of shape (L − 2,) in a network of L layers, with an entry for each of the hidden layers
+    but the last, the first of them first. The product of the four is the ratio of ‖δ‖², exactly.
 
     Attributes:
-        weights: by the weights, ‖Wᵀδ‖²/‖δ‖².
-        slopes: by the slope of the activation, and by γ.
-        projection: by what the norm takes out: the share that is left.
-        root: by the norm's division by s: a mean of 1/s².
+        weights: (L − 2,) by the weights, ‖Wᵀδ‖²/‖δ‖².
+        slopes: (L − 2,) by the slope of the activation, and by γ.
+        projection: (L − 2,) by what the norm takes out: the share that is left.
+        root: (L − 2,) by the norm's division by s: a mean of 1/s².
 
     """
 

@@ -54,6 +54,12 @@ def networks(
         scale: numerator of the weight variance.
         seeds: the seeds to draw, or how many, counting from 0.
 
+    Raises:
+        TypeError: if a size or the number of seeds is not a whole number, or the scale is not a
+            number.
+        ValueError: if ``norm`` is another word, there are fewer than two sizes or no seed, or a
+            number is out of range.
+
     Example:
         >>> [type(layer).__name__ for layer in networks([3, 5, 2], "tanh")[0]]
         ['Linear', 'BatchNorm1d', 'Tanh', 'Linear']
@@ -129,7 +135,9 @@ def along_gradient(
         A :class:`Landscape`.
 
     Raises:
-        ValueError: if the models are not built alike, or no step size or one not above 0 is given.
+        ValueError: if there is no model, the models are not built alike or have buffers, or no step
+            size or one not above 0 is given.
+        TypeError: if a step size is not a number.
 
     Source: Santurkar et al. (2018), arXiv 1805.11604.
 
@@ -243,6 +251,7 @@ def landscapes(
 
     Raises:
         ValueError: as :func:`along_gradient` does.
+        TypeError: as there, or if the rate is not a number or a count is not a whole one.
 
     Source: Santurkar et al. (2018), arXiv 1805.11604.
 
@@ -335,7 +344,9 @@ def covariate_shift(
         descent: ``learning_rate`` and the rest of :class:`Descent`.
 
     Raises:
-        ValueError: if the models are not built alike, or there is no such layer with one below.
+        ValueError: if the models are not built alike or have buffers, or there is no such layer
+            with one below.
+        TypeError: if ``layer`` or a count is not a whole number, or the rate is not a number.
 
     Source: Ioffe & Szegedy (2015), arXiv 1502.03167, for the inputs; Santurkar et al. (2018),
     arXiv 1805.11604, for the gradient.

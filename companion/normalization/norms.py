@@ -124,7 +124,8 @@ def standardize(
     """Return (x − μ)/√(σ² + ε), with mean and *biased* variance taken over the dimensions given.
 
     Args:
-        x: floating-point tensor. Types of 16 bits are computed in float32, as torch does.
+        x: floating-point tensor of any shape. Types of 16 bits are computed in float32, as torch
+            does.
         dim: the dimension or dimensions over which to normalize.
         eps: ε, inside the root.
         centre: False to leave the mean where it is and divide by the root mean square.
@@ -197,6 +198,9 @@ def batch_norm(
         momentum: the share of the *new* value in the running one.
         eps: ε, inside the root.
 
+    Returns:
+        Tensor of ``x``'s shape and type.
+
     Raises:
         ValueError: if a shape does not fit, training has fewer than two values a channel, or
             evaluation has no running statistics.
@@ -266,6 +270,9 @@ def layer_norm(
         bias: β, of that shape, or None for zeros.
         eps: ε, inside the root.
 
+    Returns:
+        Tensor of ``x``'s shape and type.
+
     Raises:
         ValueError: if a shape does not fit.
         TypeError: if a tensor is not of floating point.
@@ -295,6 +302,9 @@ def rms_norm(
         normalized_shape: sizes of the dimensions over which to normalize.
         weight: γ, of that shape, or None for ones.
         eps: ε, inside the root; None for the spacing of ``x``'s type at 1, as in torch.
+
+    Returns:
+        Tensor of ``x``'s shape and type.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -339,6 +349,9 @@ def group_norm(
         bias: β, (channels,), or None for zeros.
         eps: ε, inside the root.
 
+    Returns:
+        Tensor of ``x``'s shape and type.
+
     Raises:
         ValueError: if a shape does not fit, or the groups do not come out even.
         TypeError: if a tensor is not of floating point.
@@ -366,12 +379,13 @@ def group_norm(
 class InputResiduals(NamedTuple):
     """What is left of identities that hold exactly, one number for each set normalized together.
 
-    All are in units of ‖g‖/s, the gradient at the output over the standard deviation of the input.
+    All are in units of ‖g‖/s, the gradient at the output over the standard deviation of the input,
+    and of the input's shape without the dimensions over which it was normalized.
 
     Attributes:
-        ones: |⟨1, ∂L/∂x⟩|/√N, which subtracting the mean makes 0.
-        normalized: |⟨x̂, ∂L/∂x⟩|/√N, which dividing by the root makes 0.
-        passed: ‖∂L/∂x‖: what passes.
+        ones: |⟨1, ∂L/∂x⟩|/√N, of that shape, which subtracting the mean makes 0.
+        normalized: |⟨x̂, ∂L/∂x⟩|/√N, of that shape, which dividing by the root makes 0.
+        passed: ‖∂L/∂x‖, of that shape: what passes.
 
     """
 
@@ -398,7 +412,7 @@ def input_residuals(
     Args:
         norm: a module or function from a tensor to one of its shape. A module is copied, so that
             its running statistics and ``.grad`` stay as they are.
-        x: its input.
+        x: its input, of any shape that it takes.
         dim: the dimensions over which it normalizes: 0 for batch norm of (examples, channels).
         centre: False for a norm that does not subtract the mean, as RMS norm: x̂ is then along x,
             s is the root mean square, and ``ones`` has no reason to be 0.
@@ -410,6 +424,7 @@ def input_residuals(
 
     Raises:
         ValueError: if ``output_gradient`` or the norm's output has not ``x``'s shape.
+        TypeError: if ``x`` or ``output_gradient`` is not a floating-point tensor.
 
     Source: the gradient in Ioffe & Szegedy (2015), arXiv 1502.03167.
 
@@ -462,8 +477,8 @@ def weight_residuals(
     Args:
         model: any module; its linear and convolutional layers are measured. It is copied, so that
             running statistics and ``.grad`` stay as they are.
-        inputs: what it takes, examples first.
-        output_gradient: gradient of the loss at the output; normal if None.
+        inputs: of any shape that it takes, examples first.
+        output_gradient: gradient of the loss at the output, of the output's shape; normal if None.
         seed: of that draw.
 
     Returns:
@@ -471,7 +486,8 @@ def weight_residuals(
         biases ∂L/∂b over the same layer's ‖∂L/∂W‖. NaN where that gradient is 0.
 
     Raises:
-        ValueError: if there is no such layer with a gradient, or ``output_gradient`` does not fit.
+        ValueError: if there is no such layer, or ``output_gradient`` has not the output's shape.
+        TypeError: if ``output_gradient`` is not a floating-point tensor.
 
     Source: Ioffe & Szegedy (2015), arXiv 1502.03167, on the scale of the weights.
 
@@ -528,6 +544,7 @@ def batch_noise(batch_size: int, *, draws: int = 10_000, seed: int = 0) -> Batch
 
     Raises:
         ValueError: if there are fewer than two examples, or fewer than two draws.
+        TypeError: if ``batch_size`` or ``draws`` is not a whole number.
 
     Example:
         >>> [round(value, 1) for value in batch_noise(4)], predicted_batch_noise(4).mean_std
@@ -548,6 +565,13 @@ def batch_noise(batch_size: int, *, draws: int = 10_000, seed: int = 0) -> Batch
 
 def predicted_batch_noise(batch_size: int) -> BatchNoise:
     """Return 1/√B, √(2/(B−1)) and (B−1)/B, which :func:`batch_noise` measures.
+
+    Args:
+        batch_size: B, at least 2.
+
+    Raises:
+        TypeError: if ``batch_size`` is not a whole number.
+        ValueError: if it is below 2.
 
     Example:
         >>> [round(value, 6) for value in predicted_batch_noise(9)]

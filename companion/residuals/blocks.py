@@ -121,7 +121,7 @@ class Shift(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + b."""
+        """Return x + b, for x of any shape."""
         return x + self.bias
 
 
@@ -140,7 +140,13 @@ def branch_words(design: Design) -> list[str]:
 
 
 class Block(nn.Module):
-    """One block of a stack; ``branch`` is F, which can be called by itself."""
+    """One block of a stack; ``branch`` is F, which can be called by itself.
+
+    Args:
+        design: of the stack that it is part of.
+        generator: source of the weights' randomness.
+
+    """
 
     def __init__(self, design: Design, generator: torch.Generator) -> None:
         super().__init__()
@@ -162,7 +168,10 @@ class Block(nn.Module):
         return f"{self.design.kind}, scale={self.design.scale:g}"
 
     def residual(self, x: Tensor) -> Tensor:
-        """Return what a residual block adds to x: F(x) with all its factors."""
+        """Return what a residual block adds to x: F(x) with all its factors.
+
+        x and what is returned have shape (..., width).
+        """
         out = self.branch(x)
         if self.design.kind == "fixup":
             return self.multiplier * out + self.shift.bias
@@ -217,7 +226,19 @@ def _linear(
 
 
 class Stack(nn.Module):
-    """Blocks one after the other, between a first and a last layer if their sizes are given."""
+    """Blocks one after the other, between a first and a last layer if their sizes are given.
+
+    Args:
+        design: of the blocks.
+        inputs: number of inputs of a first linear layer; None for none: the blocks take x.
+        outputs: number of outputs of a last linear layer; None for none.
+        generator: source of the weights' randomness.
+
+    Raises:
+        TypeError: if ``inputs`` or ``outputs`` is neither a whole number nor None.
+        ValueError: if one of them is below 1.
+
+    """
 
     def __init__(
         self,
@@ -271,6 +292,10 @@ def networks(
         inputs: number of inputs of a first linear layer; None for none: the blocks take x.
         outputs: number of outputs of a last linear layer; None for none.
         seeds: the seeds to draw, or how many, counting from 0.
+
+    Raises:
+        TypeError: if ``inputs``, ``outputs`` or the number of seeds is not a whole number.
+        ValueError: if one of them is below 1, or there is no seed.
 
     Example:
         >>> (model,) = networks(Design("residual", depth=3, width=8), outputs=2)
@@ -340,7 +365,9 @@ def degradation(
         progress: whether to show bars.
 
     Raises:
-        ValueError: if the blocks do not come out even.
+        ValueError: if the blocks do not come out even, a word is unknown, a count is below 1, or
+            there is no seed.
+        TypeError: if a count is not a whole number.
 
     Source: He et al. (2016), arXiv 1512.03385, where it was shown on images.
 

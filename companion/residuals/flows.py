@@ -62,6 +62,12 @@ def flow(
     Returns:
         A :class:`Flow` of float64 tensors (seeds, L + 1).
 
+    Raises:
+        TypeError: if ``examples`` or the number of seeds is not a whole number, or
+            ``input_mean_square`` is not a number.
+        ValueError: if a count is below 1, there is no seed, or ``input_mean_square`` is negative or
+            not finite.
+
     Example:
         >>> found = flow(Design("residual", depth=5, branch_scale=0.0), seeds=2)
         >>> [round(value, 9) for value in found.squared_gradients[0].tolist()]
@@ -88,7 +94,9 @@ def flow_of(models: Sequence[Stack], inputs: Tensor, output_gradients: Tensor) -
         A :class:`Flow` of tensors (S, L + 1).
 
     Raises:
-        ValueError: if the models are not built alike, or a shape does not fit.
+        ValueError: if there is no model, the models are not built alike or have buffers, or a shape
+            does not fit.
+        TypeError: if the inputs or the gradients are not a floating-point tensor.
 
     Example:
         >>> x = torch.ones(1, 4, 8, dtype=torch.float64)
@@ -151,8 +159,11 @@ def predicted_flow(design: Design, *, input_mean_square: float = 1.0) -> Flow:
         A :class:`Flow` of float64 tensors (L + 1,).
 
     Raises:
-        ValueError: if units are not normal where an activation acts on them, so that the mean-field
+        ValueError: if ``input_mean_square`` is negative or not finite; or if units are not normal
+            where an activation acts on them, so that the mean-field theory here does not apply:
+            residual stacks with "post_activation".
             theory here does not apply: residual stacks with "post_activation".
+        TypeError: if ``input_mean_square`` is not a number.
 
     Example:
         >>> doubling = predicted_flow(Design("residual", depth=3, branch_layers=1))
@@ -206,7 +217,13 @@ def _highway(x: State, design: Design) -> State:
 
 
 class Growth(NamedTuple):
-    """Mean and variance of the factor by which a random block multiplies ‖x‖²."""
+    """Mean and variance of the factor by which a random block multiplies ‖x‖².
+
+    Attributes:
+        mean: of the factor.
+        variance: of the factor, from block to block.
+
+    """
 
     mean: float
     variance: float

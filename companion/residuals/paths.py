@@ -51,8 +51,9 @@ def branch_jacobians(model: Stack, inputs: Tensor) -> Tensor:
         (n, d, d) with d = examples · width, first block first.
 
     Raises:
-        ValueError: if the stack is plain, highway or has an activation after the sum: there is no
-            identity to go past a branch.
+        ValueError: if the inputs are not of shape (examples, width), or the stack is plain, highway
+            or has an activation after the sum: there is no identity to go past a branch.
+        TypeError: if the inputs are not a floating-point tensor.
 
     Example:
         >>> from companion.residuals import Design, networks
@@ -99,7 +100,8 @@ def every_path(jacobians: Sequence[Tensor] | Tensor, gradient: Tensor) -> Paths:
         gradient: (*, d) at the output; the identity matrix gives the paths of the Jacobian.
 
     Raises:
-        ValueError: if a shape does not fit, or there are more than 20 blocks.
+        ValueError: if a shape does not fit, or there are no blocks or more than 20.
+        TypeError: if a Jacobian or the gradient is not a floating-point tensor.
 
     Source: Veit, Wilber & Belongie (2016), arXiv 1605.06431.
 
@@ -139,7 +141,8 @@ def by_length(jacobians: Sequence[Tensor] | Tensor, gradient: Tensor) -> Tensor:
         (n + 1, *, d): what the paths of length 0, 1, …, n add to the gradient at the input.
 
     Raises:
-        ValueError: if a shape does not fit.
+        ValueError: if a shape does not fit, or there are no blocks.
+        TypeError: if a Jacobian or the gradient is not a floating-point tensor.
 
     Example:
         >>> by_length(torch.tensor([[[0.5]], [[-2.0]]]), torch.ones(1)).flatten().tolist()
@@ -167,6 +170,7 @@ def shares(lengths: Tensor) -> Tensor:
 
     Raises:
         ValueError: if the gradient is 0.
+        TypeError: if ``lengths`` is not a floating-point tensor.
 
     Example:
         >>> [round(share, 3) for share in shares(torch.tensor([[1.0], [-1.5], [-1.0]])).tolist()]
@@ -194,6 +198,10 @@ def predicted_shares(factors: Sequence[float]) -> Tensor:
 
     Returns:
         (n + 1,) float64.
+
+    Raises:
+        TypeError: if a factor is not a number.
+        ValueError: if one is negative or not finite.
 
     Example:
         >>> predicted_shares([1.0, 1.0]).tolist()

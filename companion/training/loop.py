@@ -140,7 +140,9 @@ def train(
 
     Raises:
         ValueError: if there is no model, the models are not built alike, or one has buffers or no
-            linear or convolutional layer.
+            linear or convolutional layer; if a count is below 1; or if ``max_norm`` or ``seed`` is
+            neither one number nor one for each network, or a bound is negative.
+        TypeError: if a count is not a whole number.
 
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
@@ -207,6 +209,11 @@ def batches(
         data: its training part is drawn from, with replacement.
         batch_size: examples for each network; None for the whole training set, in its order.
         generators: one for each of S networks.
+
+    Raises:
+        TypeError: if ``batch_size`` is neither a whole number nor None; when the first batch is
+            drawn.
+        ValueError: if it is below 1; likewise.
 
     """
     count = len(data.train_inputs)

@@ -84,6 +84,10 @@ def adam_with_warmup(
         learning_rate: η, reached at step ``warmup`` and kept; step t before it has η·t/warmup.
         warmup: number of steps; 1 for none.
 
+    Raises:
+        TypeError: if ``learning_rate`` is not a number, or ``warmup`` not a whole one.
+        ValueError: if ``learning_rate`` is negative or not finite, or ``warmup`` is below 1.
+
     Source: Vaswani et al. (2017), arXiv 1706.03762, who let it fall again afterwards.
 
     Example:

@@ -91,7 +91,14 @@ class Design:
         return self.hidden or 4 * self.width
 
     def std(self, into: int, out: int, *, below_activation: bool = False) -> float:
-        """Return the standard deviation of a weight, but for ``residual_scale``."""
+        """Return the standard deviation of a weight, but for ``residual_scale``.
+
+        Args:
+            into: fan_in of the weight.
+            out: fan_out of the weight.
+            below_activation: whether an activation follows, as in an FFN.
+
+        """
         if self.scheme == "gpt2":
             return 0.02
         if self.scheme == "glorot":
@@ -103,7 +110,13 @@ class Design:
 
 
 class Attention(nn.Module):
-    """Softmax attention of every token to all; (…, tokens, width) to the same shape."""
+    """Softmax attention of every token to all; (…, tokens, width) to the same shape.
+
+    Args:
+        design: of the transformer that it is part of.
+        generator: source of the weights' randomness.
+
+    """
 
     def __init__(self, design: Design, generator: torch.Generator) -> None:
         super().__init__()
@@ -115,7 +128,7 @@ class Attention(nn.Module):
         self.end = _linear(width, width, std * design.ending, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what each token gathers from all."""
+        """Return what each token gathers from all, of x's shape (…, tokens, width)."""
         q, k, v = (
             part(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
             for part in (self.query, self.key, self.value)
@@ -125,7 +138,13 @@ class Attention(nn.Module):
 
 
 class FFN(nn.Module):
-    """W₂ φ(W₁ x), for each token by itself."""
+    """W₂ φ(W₁ x), for each token by itself.
+
+    Args:
+        design: of the transformer that it is part of.
+        generator: source of the weights' randomness.
+
+    """
 
     def __init__(self, design: Design, generator: torch.Generator) -> None:
         super().__init__()
@@ -136,7 +155,7 @@ class FFN(nn.Module):
         self.end = _linear(hidden, width, design.std(hidden, width) * design.ending, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return W₂ φ(W₁ x)."""
+        """Return W₂ φ(W₁ x), of x's shape (…, width)."""
         return self.end(self.activation(self.begin(x)))
 
 
@@ -149,7 +168,13 @@ def _linear(into: int, out: int, std: float, generator: torch.Generator) -> nn.L
 
 
 class Sublayer(nn.Module):
-    """A branch with its skip and its norm: the place of the norm is the whole difference."""
+    """A branch with its skip and its norm: the place of the norm is the whole difference.
+
+    Args:
+        branch: F, from a tensor to a tensor of the same shape.
+        design: of the transformer that it is part of.
+
+    """
 
     def __init__(self, branch: nn.Module, design: Design) -> None:
         super().__init__()
@@ -162,7 +187,8 @@ class Sublayer(nn.Module):
         return f"place={self.place}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + F(N(x)) for pre-LN, N(x + F(x)) for post-LN."""
+        """Return x + F(N(x)) for pre-LN, N(x + F(x)) for post-LN; of x's shape (…, tokens, width).
+        """
         if self.place == "pre":
             return x + self.branch(self.norm(x))
         return self.norm(x + self.branch(x))
@@ -173,7 +199,15 @@ def _norm(width: int) -> nn.LayerNorm:
 
 
 class Transformer(nn.Module):
-    """Sublayers one after the other, and a reader of sequences around them if sizes are given."""
+    """Sublayers one after the other, and a reader of sequences around them if sizes are given.
+
+    Args:
+        design: of the sublayers.
+        reader: numbers of tokens, of features of each, and of classes; None for none: sequences of
+            width features come in and go out.
+        generator: source of the weights' randomness.
+
+    """
 
     def __init__(
         self, design: Design, reader: "tuple[int, int, int] | None", generator: torch.Generator
@@ -223,7 +257,8 @@ def networks(
         seeds: the seeds to draw, or how many, counting from 0.
 
     Raises:
-        ValueError: if only some of the three are given.
+        ValueError: if only some of the three are given, one is below 1, or there is no seed.
+        TypeError: if one of the three, or the number of seeds, is not a whole number.
 
     Example:
         >>> (model,) = networks(Design("pre", layers=1), tokens=8, features=8, outputs=10)
@@ -280,6 +315,10 @@ def flow(
     Returns:
         A :class:`Flow` of float64 tensors (seeds, 2L + 1) and (seeds, L).
 
+    Raises:
+        TypeError: if ``tokens``, ``sequences`` or the number of seeds is not a whole number.
+        ValueError: if one of them is below 1, or there is no seed.
+
     Example:
         >>> found = flow(Design("pre", layers=3, width=16), seeds=2)
         >>> tuple(found.mean_squares.shape), tuple(found.ffn_gradients.shape)
@@ -319,6 +358,10 @@ def predicted_flow(design: Design, *, tokens: int = 8) -> Flow:
 
     Returns:
         A :class:`Flow` of float64 tensors (2L + 1,) and (L,).
+
+    Raises:
+        TypeError: if ``tokens`` is not a whole number.
+        ValueError: if it is below 1, or a norm has nothing left to divide by.
 
     Source: Xiong et al. (2020), arXiv 2002.04745, who bound these gradients.
 
@@ -374,6 +417,9 @@ def token_spread(x: Tensor) -> Tensor:
     Args:
         x: (…, tokens, width).
 
+    Returns:
+        Tensor of shape (…); nan where all tokens are 0.
+
     Source: Dong et al. (2021), arXiv 2103.03404, who take other norms.
 
     Example:
@@ -410,6 +456,10 @@ def rank_collapse(
 
     Returns:
         (seeds, layers + 1) the :func:`token_spread` of the inputs and after each layer.
+
+    Raises:
+        TypeError: if a count is not a whole number, or the scale is not a number.
+        ValueError: if a count is below 1, there is no seed, or the scale is negative or not finite.
 
     Source: Dong et al. (2021), arXiv 2103.03404.
 
