@@ -93,7 +93,7 @@ def test_the_flow_goes_back_by_the_transpose() -> None:
 @pytest.mark.parametrize("input_std", [0.0, 0.5, 2.0])
 def test_wide_networks_grow_as_mean_field_theory_says(input_std: float) -> None:
     n = 400
-    w = products.gaussian_factors(n, 1, scale=1.5**2, seeds=16)[:, 0]
+    w = products.gaussian_factors(n, 1, weight_variance=1.5**2, seeds=16)[:, 0]
     found = driven.gradient_flow(w, input_std=input_std, steps=150, seed=77).exponent
     expected = driven.mean_field_exponent(1.5, input_std)
     # n units are below the limit by an order of 1/n: over n from 100 to 800 by 1.3/n to 4/n.

@@ -190,7 +190,7 @@ def test_a_seed_gives_the_same_network_in_any_company() -> None:
     for one, other in zip(both.weights, alone.weights, strict=True):
         assert torch.equal(one[1], other[0])
     normal_ = propagation.random_network(SIZES, "tanh", "he_normal", seeds=[2])
-    drawn = backprop.random_mlp(SIZES, "tanh", scale=2.0, seeds=[2])
+    drawn = backprop.random_mlp(SIZES, "tanh", weight_variance=2.0, seeds=[2])
     assert all(torch.equal(a, b) for a, b in zip(normal_.weights, drawn.weights, strict=True))
 
 

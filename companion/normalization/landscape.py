@@ -37,12 +37,12 @@ def networks(
     *,
     norm: str = "batch",
     after: bool = False,
-    scale: float = 2.0,
+    weight_variance: float = 2.0,
     seeds: int | Sequence[int] = 1,
 ) -> list[nn.Sequential]:
     """Return multilayer perceptrons with a norm around each hidden activation, one for each seed.
 
-    They are float64, with normal weights of variance ``scale``/fan_in and zero biases, which are
+    They are float64, with normal weights of variance σ_w²/fan_in and zero biases, which are
     the same for a seed whatever the norm. Batch norm keeps no running statistics: its networks have
     no buffers, and what is given to them is always normalized as a batch.
 
@@ -51,7 +51,7 @@ def networks(
         activation: its name, or an :class:`~companion.activations.Activation`.
         norm: "none", "batch" or "layer".
         after: whether it comes after the activation instead of before.
-        scale: numerator of the weight variance.
+        weight_variance: σ_w², of a weight times its fan-in.
         seeds: the seeds to draw, or how many, counting from 0.
 
     Example:
@@ -60,7 +60,9 @@ def networks(
 
     """
     one_of("norm", norm, NORMS)
-    plain = backprop.random_mlp(sizes, activation, scale=scale, seeds=seeds, bias=True)
+    plain = backprop.random_mlp(
+        sizes, activation, weight_variance=weight_variance, seeds=seeds, bias=True
+    )
     made = []
     for model in backprop.to_modules(plain):
         layers: list[nn.Module] = []

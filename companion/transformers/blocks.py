@@ -391,7 +391,7 @@ def rank_collapse(
     layers: int = 12,
     tokens: int = 16,
     width: int = 32,
-    scale: float = 1.0,
+    weight_variance: float = 1.0,
     seeds: int | Sequence[int] = 8,
 ) -> Tensor:
     """Measure how soon attention without norms and FFNs makes all tokens alike.
@@ -405,7 +405,7 @@ def rank_collapse(
         layers: how many.
         tokens: of the sequence.
         width: of each token.
-        scale: width times the variance of each weight.
+        weight_variance: σ_w², width times the variance of each weight.
         seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
@@ -419,7 +419,7 @@ def rank_collapse(
 
     """
     width = positive_integer("width", width)
-    std = math.sqrt(non_negative("scale", scale) / width)
+    std = math.sqrt(non_negative("weight_variance", weight_variance) / width)
     draw = partial(random.normal, random.generators(random.seed_list(seeds)))
     x = draw(positive_integer("tokens", tokens), width)
     found = [token_spread(x)]

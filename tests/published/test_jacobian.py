@@ -75,17 +75,17 @@ def test_p11_relu_adds_one_a_layer_with_either_weights() -> None:
     assert jacobian.predicted_spread(orthogonal, depth=DEPTH) == DEPTH
 
 
-@pytest.mark.parametrize(("n", "scale"), [(16, 1.0), (5, 2.0)])
-def test_p11_newmans_spectrum(n: int, scale: float) -> None:
-    network = backprop.random_mlp([n] * 201, "identity", scale=scale, seeds=24)
+@pytest.mark.parametrize(("n", "variance"), [(16, 1.0), (5, 2.0)])
+def test_p11_newmans_spectrum(n: int, variance: float) -> None:
+    network = backprop.random_mlp([n] * 201, "identity", weight_variance=variance, seeds=24)
     found = jacobian.lyapunov(network, torch.ones(1, n))[:, 0]
-    exact = jacobian.gaussian_exponents(n, scale)
+    exact = jacobian.gaussian_exponents(n, variance)
     for k in range(n):
         assert within(found[:, k], exact[k].item())
     # Sharp enough to tell n-k+1 from n-k, and n from n/2.
     assert four_errors(found[:, 0]) < (exact[0] - exact[1]).item()
     assert exact[0].item() == pytest.approx(
-        0.5 * (torch.special.digamma(torch.tensor(n / 2)).item() + math.log(2 * scale / n)),
+        0.5 * (torch.special.digamma(torch.tensor(n / 2)).item() + math.log(2 * variance / n)),
         abs=1e-6,
     )
 
