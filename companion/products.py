@@ -92,7 +92,7 @@ def factors_with_singular_values(
 
 
 def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
-    """Return ln of the length of a random unit vector after each factor.
+    """Return log₁₀ of the length of a random unit vector after each factor.
 
     The vector is brought back to length 1 after every factor and the logarithms are added up, so
     that nothing overflows however long the product.
@@ -108,8 +108,8 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
         ValueError: if the factors are not square or lack a dimension.
 
     Example:
-        >>> halves = 0.5 * torch.eye(3, dtype=torch.float64).expand(1, 4, 3, 3)
-        >>> [round(value / math.log(2), 6) for value in log_growth(halves)[0].tolist()]
+        >>> tenths = 0.1 * torch.eye(3, dtype=torch.float64).expand(1, 4, 3, 3)
+        >>> [round(value, 6) for value in log_growth(tenths)[0].tolist()]
         [-1.0, -2.0, -3.0, -4.0]
 
     """
@@ -124,7 +124,7 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
         vector = factors[:, layer] @ vector
         length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         vector = vector / length.clamp_min(torch.finfo(length.dtype).tiny)
-        logs.append(torch.log(length).flatten())
+        logs.append(torch.log10(length).flatten())
     return torch.stack(logs, dim=-1).cumsum(-1)
 
 
