@@ -407,7 +407,7 @@ def spectra(
     return torch.stack(found)
 
 
-def spread(values: Tensor) -> Tensor:
+def relative_variance(values: Tensor) -> Tensor:
     """Return the variance of the squared singular values over their squared mean.
 
     Args:
@@ -420,19 +420,21 @@ def spread(values: Tensor) -> Tensor:
         ValueError: if all the values in a row are 0.
 
     Example:
-        >>> round(spread(torch.tensor([1.0, 3.0], dtype=torch.float64)).item(), 6)
+        >>> round(relative_variance(torch.tensor([1.0, 3.0], dtype=torch.float64)).item(), 6)
         0.64
 
     """
     squares = floating("values", values).square()
     mean = squares.mean(-1)
     if (mean == 0).any():
-        raise ValueError("values are all 0, which have no relative spread")
+        raise ValueError("values are all 0, which have no relative variance")
     return squares.var(-1, correction=0) / mean.square()
 
 
-def predicted_spread(ensemble: Ensemble, *, depth: int, input_mean_square: float = 1.0) -> float:
-    """Return what :func:`spread` comes to in wide networks.
+def predicted_relative_variance(
+    ensemble: Ensemble, *, depth: int, input_mean_square: float = 1.0
+) -> float:
+    """Return what :func:`relative_variance` comes to in wide networks.
 
     Each layer adds 1 if its weights are Gaussian, 0 if they are orthogonal, and
     E[φ′⁴]/E[φ′²]² - 1 for its activation: 0 for the identity, 1 for ReLU.
@@ -440,7 +442,7 @@ def predicted_spread(ensemble: Ensemble, *, depth: int, input_mean_square: float
     Source: Pennington, Schoenholz & Ganguli (2017), arXiv 1711.04735.
 
     Example:
-        >>> predicted_spread(Ensemble("identity", "gaussian"), depth=8)
+        >>> predicted_relative_variance(Ensemble("identity", "gaussian"), depth=8)
         8.0
 
     """

@@ -441,10 +441,14 @@ def test_spectra_are_of_the_jacobian_with_the_last_activation() -> None:
 )
 def test_spread_is_of_squares_and_relative() -> None:
     values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(jacobian.spread(values), torch.tensor([16 / 25, 0.0]).double())
-    torch.testing.assert_close(jacobian.spread(7 * values), jacobian.spread(values))
+    torch.testing.assert_close(
+        jacobian.relative_variance(values), torch.tensor([16 / 25, 0.0]).double()
+    )
+    torch.testing.assert_close(
+        jacobian.relative_variance(7 * values), jacobian.relative_variance(values)
+    )
     with pytest.raises(ValueError, match="values are all 0"):
-        jacobian.spread(torch.zeros(2, 3))
+        jacobian.relative_variance(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("depth", [1, 7])
@@ -452,14 +456,16 @@ def test_predicted_spread_in_closed_form(depth: int) -> None:
     for activation, more in (("identity", 0), ("relu", 1)):
         for weights, base in (("gaussian", 1), ("orthogonal", 0)):
             ensemble = Ensemble(activation, weights, 2.0)
-            assert jacobian.predicted_spread(ensemble, depth=depth) == depth * (base + more)
+            assert jacobian.predicted_relative_variance(ensemble, depth=depth) == depth * (
+                base + more
+            )
 
 
 def test_ensembles_are_checked() -> None:
     with pytest.raises(ValueError, match="weights must be one of"):
         jacobian.spectra([Ensemble("tanh", "uniform")], width=3)
     with pytest.raises(ValueError, match="weights must be one of"):
-        jacobian.predicted_spread(Ensemble("tanh", "uniform"), depth=3)
+        jacobian.predicted_relative_variance(Ensemble("tanh", "uniform"), depth=3)
     with pytest.raises(ValueError, match="ensembles needs at least one"):
         jacobian.spectra([])
     with pytest.raises(ValueError, match="activation must be one of"):

@@ -27,8 +27,8 @@ from companion.data import Split
 from companion.normalization.norms import NORMS
 from companion.training import Snapshot
 
-Parameters = dict[str, Tensor]
-Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
+Tensors = dict[str, Tensor]
+Differentiate = Callable[[Tensors, Tensor, Tensor], tuple[Tensor, Tensors]]
 
 
 def networks(
@@ -164,16 +164,16 @@ def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
     return sizes
 
 
-def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Parameters]:
+def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Tensors]:
     """Return what takes stacked parameters and batches to losses and gradients, and the first."""
     skeleton, start = stack(list(models))
 
-    def one(parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
+    def one(parameters: Tensors, inputs: Tensor, targets: Tensor) -> Tensor:
         return loss(functional_call(skeleton, parameters, (inputs,)), targets)
 
     def differentiate(
-        parameters: Parameters, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Parameters]:
+        parameters: Tensors, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensors]:
         # No network's loss depends on another's parameters, so their sum has all the gradients.
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         value = vmap(one)(leaves, inputs, targets)
@@ -183,7 +183,7 @@ def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Different
     return differentiate, {name: p.detach() for name, p in start.items()}
 
 
-def _moved(parameters: Parameters, gradient: Parameters, size: float) -> Parameters:
+def _moved(parameters: Tensors, gradient: Tensors, size: float) -> Tensors:
     return {name: p - size * gradient[name] for name, p in parameters.items()}
 
 
@@ -364,7 +364,7 @@ def covariate_shift(
     head, name = models[0][:place], f"{place}.weight"
     below = [n for n in start if int(n.split(".")[0]) < place]
 
-    def entering(parameters: Parameters, inputs: Tensor) -> Tensor:
+    def entering(parameters: Tensors, inputs: Tensor) -> Tensor:
         lower = {n: parameters[n] for n in below}
         return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
 

@@ -30,7 +30,7 @@ PLACES = ("post", "pre", "none")
 
 #: Weights of variance 2/(fan_in + fan_out); 1/fan_in, and 2/fan_in below an FFN's activation, so
 #: that a ReLU branch has variance 1; 0.02².
-SCHEMES = ("glorot", "unit", "gpt2")
+WEIGHT_SCHEMES = ("glorot", "unit", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Design:
         heads: of the attention; they share the width.
         hidden: units of the FFN; None for four times the width.
         activation: of the FFN.
-        scheme: one of :data:`SCHEMES`; biases start at 0.
+        scheme: one of :data:`WEIGHT_SCHEMES`; biases start at 0.
         attention_scale: factor on the first query weights. At 0 each token attends to all alike.
         residual_scale: factor on the first weights that end a branch, a number; None for GPT-2's
             1/√(2L).
@@ -68,7 +68,7 @@ class Design:
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
         one_of("place", self.place, PLACES)
-        one_of("scheme", self.scheme, SCHEMES)
+        one_of("scheme", self.scheme, WEIGHT_SCHEMES)
         for name in ("layers", "width", "heads"):
             positive_integer(name, getattr(self, name))
         if self.hidden is not None:

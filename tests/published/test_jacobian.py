@@ -56,8 +56,8 @@ def test_p11_gaussian_linear_spread_is_the_depth() -> None:
 @pytest.mark.parametrize("index", range(len(jacobian.ENSEMBLES)), ids=str)
 def test_p11_spreads_of_all_ensembles(index: int) -> None:
     ensemble = jacobian.ENSEMBLES[index]
-    spreads = jacobian.spread(measured()[index])
-    expected = jacobian.predicted_spread(ensemble, depth=DEPTH)
+    spreads = jacobian.relative_variance(measured()[index])
+    expected = jacobian.predicted_relative_variance(ensemble, depth=DEPTH)
     if expected == 0:
         assert spreads.max() < 1e-24
         return
@@ -71,8 +71,8 @@ def test_p11_spreads_of_all_ensembles(index: int) -> None:
 
 def test_p11_relu_adds_one_a_layer_with_either_weights() -> None:
     gaussian, orthogonal = (Ensemble("relu", name, 2.0) for name in jacobian.WEIGHTS)
-    assert jacobian.predicted_spread(gaussian, depth=DEPTH) == 2 * DEPTH
-    assert jacobian.predicted_spread(orthogonal, depth=DEPTH) == DEPTH
+    assert jacobian.predicted_relative_variance(gaussian, depth=DEPTH) == 2 * DEPTH
+    assert jacobian.predicted_relative_variance(orthogonal, depth=DEPTH) == DEPTH
 
 
 @pytest.mark.parametrize(("n", "variance"), [(16, 1.0), (5, 2.0)])
