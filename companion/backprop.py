@@ -108,7 +108,7 @@ def random_mlp(
     sizes: Sequence[int],
     activation: str | Activation,
     *,
-    scale: float = 1.0,
+    weight_variance: float = 1.0,
     mode: str = "fan_in",
     distribution: str = "normal",
     bias: bool = False,
@@ -120,8 +120,8 @@ def random_mlp(
     Args:
         sizes: n_0, n_1, …, n_L: the number of inputs, then of units in each layer.
         activation: its name, or an :class:`~companion.activations.Activation`.
-        scale: of the weights; see :func:`~companion.initialization.variance_scaling_`.
-        mode: which fan divides the scale, as there.
+        weight_variance: σ_w², of a weight times the fan.
+        mode: which fan; see :func:`~companion.initialization.variance_scaling_`.
         distribution: as there.
         bias: whether to have biases; they start at zero.
         seeds: the seeds to draw, or how many, counting from 0. A seed gives the same network
@@ -143,6 +143,7 @@ def random_mlp(
     if len(sizes) < 2:
         raise ValueError(f"sizes needs an input and at least one layer, got {list(sizes)}")
     sizes = [positive_integer("each of sizes", size) for size in sizes]
+    scale = non_negative("weight_variance", weight_variance)
     generators = random.generators(random.seed_list(seeds))
     weights = [torch.empty(len(generators), *shape, dtype=dtype) for shape in weight_shapes(sizes)]
     for weight in weights:
@@ -415,13 +416,13 @@ class Setting(NamedTuple):
 
     Attributes:
         activation: name of the activation.
-        scale: numerator of the weight variance, ``scale / fan``.
+        weight_variance: σ_w², of a weight times its fan.
         label: what a reader calls it.
 
     """
 
     activation: str
-    scale: float
+    weight_variance: float
     label: str
 
 
@@ -474,7 +475,7 @@ def gradient_flow(
     inputs = inputs * math.sqrt(non_negative("input_mean_square", input_mean_square))
     flows = []
     for setting in settings:
-        std = math.sqrt(non_negative("scale", setting.scale))
+        std = math.sqrt(non_negative("weight_variance", setting.weight_variance))
         weights = tuple(weight * std for weight in unit.weights)
         network = MLP(weights, None, activations.get(setting.activation))
         deltas = backward(network, forward(network, inputs), output_delta).deltas

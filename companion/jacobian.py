@@ -312,11 +312,11 @@ def _orthonormalized(frame: Tensor) -> tuple[Tensor, Tensor]:
     return q * ~lost.unsqueeze(-2), stretch.log().masked_fill(lost, -math.inf)
 
 
-def gaussian_exponents(n: int, scale: float = 1.0) -> Tensor:
-    """Return the exact Lyapunov spectrum of a product of n×n Gaussian matrices of variance scale/n.
+def gaussian_exponents(n: int, weight_variance: float = 1.0) -> Tensor:
+    """Return the exact Lyapunov spectrum of a product of n×n Gaussian matrices, variance σ_w²/n.
 
     The k-th vector of the frame keeps a chi distributed part with n-k+1 degrees of freedom beside
-    those before it, so λ_k = ½[ψ((n-k+1)/2) + ln(2·scale/n)].
+    those before it, so λ_k = ½[ψ((n-k+1)/2) + ln(2σ_w²/n)].
 
     Returns:
         float64 tensor (n,), in falling order.
@@ -329,9 +329,9 @@ def gaussian_exponents(n: int, scale: float = 1.0) -> Tensor:
 
     """
     n = positive_integer("n", n)
-    scale = non_negative("scale", scale)
+    weight_variance = non_negative("weight_variance", weight_variance)
     kept = range(n, 0, -1)
-    values = [products.gaussian_lyapunov(m, scale * m / n) for m in kept]
+    values = [products.gaussian_lyapunov(m, weight_variance * m / n) for m in kept]
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -340,19 +340,19 @@ class Ensemble(NamedTuple):
 
     Attributes:
         activation: name of the activation.
-        weights: ``"gaussian"``, or ``"orthogonal"``: uniform rotations times √scale.
-        scale: numerator of the weight variance, ``scale / n``.
+        weights: ``"gaussian"``, or ``"orthogonal"``: uniform rotations times σ_w.
+        weight_variance: σ_w², n times the variance of a weight.
 
     """
 
     activation: str
     weights: str
-    scale: float = 1.0
+    weight_variance: float = 1.0
 
 
 ENSEMBLES = tuple(
-    Ensemble(activation, weights, scale)
-    for activation, scale in (("identity", 1.0), ("tanh", 1.0), ("relu", 2.0))
+    Ensemble(activation, weights, variance)
+    for activation, variance in (("identity", 1.0), ("tanh", 1.0), ("relu", 2.0))
     for weights in WEIGHTS
 )
 
@@ -393,7 +393,8 @@ def spectra(
     found = []
     for ensemble in ensembles:
         unit = draws[one_of("weights", ensemble.weights, WEIGHTS)]
-        weights = (unit * math.sqrt(non_negative("scale", ensemble.scale))).unbind(1)
+        std = math.sqrt(non_negative("weight_variance", ensemble.weight_variance))
+        weights = (unit * std).unbind(1)
         # An identity on top makes the last activation a hidden one.
         top = torch.eye(width, dtype=torch.float64).expand(len(seeds), -1, -1)
         network = MLP((*weights, top), None, activations.get(ensemble.activation))
@@ -401,7 +402,7 @@ def spectra(
     return torch.stack(found)
 
 
-def spread(values: Tensor) -> Tensor:
+def relative_variance(values: Tensor) -> Tensor:
     """Return the variance of the squared singular values over their squared mean.
 
     Args:
@@ -414,19 +415,21 @@ def spread(values: Tensor) -> Tensor:
         ValueError: if all the values in a row are 0.
 
     Example:
-        >>> round(spread(torch.tensor([1.0, 3.0], dtype=torch.float64)).item(), 6)
+        >>> round(relative_variance(torch.tensor([1.0, 3.0], dtype=torch.float64)).item(), 6)
         0.64
 
     """
     squares = floating("values", values).square()
     mean = squares.mean(-1)
     if (mean == 0).any():
-        raise ValueError("values are all 0, which have no relative spread")
+        raise ValueError("values are all 0, which have no relative variance")
     return squares.var(-1, correction=0) / mean.square()
 
 
-def predicted_spread(ensemble: Ensemble, *, depth: int, input_mean_square: float = 1.0) -> float:
-    """Return what :func:`spread` comes to in wide networks.
+def predicted_relative_variance(
+    ensemble: Ensemble, *, depth: int, input_mean_square: float = 1.0
+) -> float:
+    """Return what :func:`relative_variance` comes to in wide networks.
 
     Each layer adds 1 if its weights are Gaussian, 0 if they are orthogonal, and
     E[φ′⁴]/E[φ′²]² - 1 for its activation: 0 for the identity, 1 for ReLU.
@@ -434,19 +437,19 @@ def predicted_spread(ensemble: Ensemble, *, depth: int, input_mean_square: float
     Source: Pennington, Schoenholz & Ganguli (2017), arXiv 1711.04735.
 
     Example:
-        >>> predicted_spread(Ensemble("identity", "gaussian"), depth=8)
+        >>> predicted_relative_variance(Ensemble("identity", "gaussian"), depth=8)
         8.0
 
     """
     slope = activations.get(ensemble.activation).slope
     gaussian = one_of("weights", ensemble.weights, WEIGHTS) == "gaussian"
-    q = ensemble.scale * non_negative("input_mean_square", input_mean_square)
+    q = ensemble.weight_variance * non_negative("input_mean_square", input_mean_square)
     total = 0.0
     for _ in range(positive_integer("depth", depth)):
         second = meanfield.gaussian_mean(lambda z: slope(z) ** 2, q)
         fourth = meanfield.gaussian_mean(lambda z: slope(z) ** 4, q)
         total += gaussian + fourth / second**2 - 1
-        q = meanfield.length_map(q, ensemble.activation, ensemble.scale)
+        q = meanfield.length_map(q, ensemble.activation, ensemble.weight_variance)
     return round(total, 12)
 
 

@@ -16,28 +16,29 @@ from companion._lib.arguments import floating, non_negative, positive_integer
 
 
 def gaussian_factors(
-    n: int, depth: int, *, scale: float = 1.0, seeds: int | Sequence[int] = 1
+    n: int, depth: int, *, weight_variance: float = 1.0, seeds: int | Sequence[int] = 1
 ) -> Tensor:
-    """Draw ``depth`` independent n×n matrices with normal entries of variance ``scale / n``.
+    """Draw ``depth`` independent n×n matrices with normal entries of variance σ_w²/n.
 
     Args:
         n: rows and columns.
         depth: matrices for each seed.
-        scale: n times the variance of an entry.
+        weight_variance: σ_w², n times the variance of an entry.
         seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
         float64 tensor of shape (seeds, depth, n, n).
 
     Example:
-        >>> factors = gaussian_factors(50, 4, scale=2.0, seeds=3)
+        >>> factors = gaussian_factors(50, 4, weight_variance=2.0, seeds=3)
         >>> tuple(factors.shape), round(50 * factors.var().item(), 1)
         ((3, 4, 50, 50), 2.0)
 
     """
     depth, n = positive_integer("depth", depth), positive_integer("n", n)
     generators = random.generators(random.seed_list(seeds))
-    return random.normal(generators, depth, n, n) * math.sqrt(non_negative("scale", scale) / n)
+    std = math.sqrt(non_negative("weight_variance", weight_variance) / n)
+    return random.normal(generators, depth, n, n) * std
 
 
 def rotations(n: int, depth: int, *, seeds: int | Sequence[int] = 1) -> Tensor:
@@ -91,7 +92,7 @@ def factors_with_singular_values(
 
 
 def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
-    """Return ln of the length of a random unit vector after each factor.
+    """Return log₁₀ of the length of a random unit vector after each factor.
 
     The vector is brought back to length 1 after every factor and the logarithms are added up, so
     that nothing overflows however long the product.
@@ -107,8 +108,8 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
         ValueError: if the factors are not square or lack a dimension.
 
     Example:
-        >>> halves = 0.5 * torch.eye(3, dtype=torch.float64).expand(1, 4, 3, 3)
-        >>> [round(value / math.log(2), 6) for value in log_growth(halves)[0].tolist()]
+        >>> tenths = 0.1 * torch.eye(3, dtype=torch.float64).expand(1, 4, 3, 3)
+        >>> [round(value, 6) for value in log_growth(tenths)[0].tolist()]
         [-1.0, -2.0, -3.0, -4.0]
 
     """
@@ -123,7 +124,7 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
         vector = factors[:, layer] @ vector
         length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         vector = vector / length.clamp_min(torch.finfo(length.dtype).tiny)
-        logs.append(torch.log(length).flatten())
+        logs.append(torch.log10(length).flatten())
     return torch.stack(logs, dim=-1).cumsum(-1)
 
 
@@ -162,10 +163,10 @@ def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dic
     }
 
 
-def gaussian_lyapunov(n: int, scale: float = 1.0) -> float:
+def gaussian_lyapunov(n: int, weight_variance: float = 1.0) -> float:
     """Return the exact growth of ln‖·‖ per factor in a product of n×n Gaussian matrices.
 
-    The stretch of any direction is chi distributed, so E ln‖Wu‖ = ½[ψ(n/2) + ln(2·scale/n)].
+    The stretch of any direction is chi distributed, so E ln‖Wu‖ = ½[ψ(n/2) + ln(2σ_w²/n)].
 
     Source: Newman (1986), whose whole spectrum replaces n/2 by (n-k+1)/2 for the k-th exponent.
 
@@ -175,4 +176,4 @@ def gaussian_lyapunov(n: int, scale: float = 1.0) -> float:
 
     """
     half = torch.tensor(positive_integer("n", n) / 2, dtype=torch.float64)
-    return 0.5 * (torch.special.digamma(half).item() + math.log(scale / half.item()))
+    return 0.5 * (torch.special.digamma(half).item() + math.log(weight_variance / half.item()))

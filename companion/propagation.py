@@ -400,7 +400,9 @@ def log_gradients(
     *,
     seeds: int | Sequence[int] = 1000,
 ) -> Tensor:
-    """Measure ln ‖δ_l‖²/‖δ_L‖² of one example on each of many random networks.
+    """Measure log₁₀ ‖δ_l‖/‖δ_L‖ of one example on each of many random networks.
+
+    Times 2 ln 10 it is what :func:`log_gradient_moments` has the moments of.
 
     Args:
         sizes: n_0, n_1, …, n_L.
@@ -427,7 +429,7 @@ def log_gradients(
     rows = []
     for some in _batches(seeds, entries=sum(a * b for a, b in backprop.weight_shapes(sizes))):
         deltas = measured_variance(sizes, activation, scheme, examples=1, seeds=some).deltas
-        rows.append((deltas * widths).log())
+        rows.append((deltas * widths).log10() / 2)
     logs = torch.cat(rows)
     return logs - logs[:, -1:]
 

@@ -254,7 +254,7 @@ def test_differences_need_double_precision() -> None:
 )
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
 def test_random_weights_have_the_variance_asked_for(mode: str) -> None:
-    network = backprop.random_mlp([300, 100, 400], "relu", scale=1.5, mode=mode, seeds=4)
+    network = backprop.random_mlp([300, 100, 400], "relu", weight_variance=1.5, mode=mode, seeds=4)
     for weight, (n_in, n_out) in zip(network.weights, [(300, 100), (100, 400)], strict=True):
         fan = {"fan_in": n_in, "fan_out": n_out, "fan_avg": (n_in + n_out) / 2}[mode]
         # Four standard errors of the variance of N normal numbers.
@@ -362,7 +362,12 @@ RELU = [Setting("relu", 2.0, "He")]
         (
             lambda: backprop.gradient_flow([Setting("relu", -1.0, "")], width=2, depth=2),
             ValueError,
-            "scale must be finite and at least 0",
+            "weight_variance must be finite and at least 0",
+        ),
+        (
+            lambda: backprop.random_mlp([2, 2], "relu", weight_variance=-1.0),
+            ValueError,
+            "weight_variance must be finite and at least 0",
         ),
         (lambda: backprop.slope_per_layer(ONES(3, 1)), ValueError, r"2 or more\), got \(3, 1\)"),
         (lambda: backprop.slope_per_layer(ONES(3).int()), TypeError, "log_norms must be a float"),
@@ -380,9 +385,9 @@ def test_layers_without_one_above_have_no_jacobian(layer: int) -> None:
         backprop.layer_jacobian(mlp(), cache, layer)
 
 
-def test_gradient_flow_of_relu_is_shifted_by_the_scale() -> None:
-    # ReLU is homogeneous: a scale s multiplies δ_l by s^((L-l)/2), whatever the draw.
-    settings = [Setting("relu", scale, "") for scale in (1.0, 2.0, 0.5)]
+def test_gradient_flow_of_relu_is_shifted_by_the_variance() -> None:
+    # ReLU is homogeneous: a variance s multiplies δ_l by s^((L-l)/2), whatever the draw.
+    settings = [Setting("relu", variance, "") for variance in (1.0, 2.0, 0.5)]
     flow = backprop.gradient_flow(settings, width=20, depth=6, seeds=3)
     assert flow.shape == (3, 3, 6)
     assert (flow[:, :, -1] == 0).all()

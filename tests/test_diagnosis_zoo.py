@@ -9,7 +9,17 @@ from torch import nn
 
 from companion import diagnosis
 from companion.diagnosis import ADVICE, FAULTS, diagnose, zoo
-from companion.diagnosis.zoo import CRITICAL, HEALTHY, Case, Recipe, build, cases, mend, run, task
+from companion.diagnosis.zoo import (
+    CRITICAL_VARIANCE,
+    HEALTHY,
+    Case,
+    Recipe,
+    build,
+    cases,
+    mend,
+    run,
+    task,
+)
 
 SEED = 3
 CASES = {f"{case.name} {case.severity or ''}".strip(): case for case in cases()}
@@ -85,7 +95,7 @@ def test_every_network_takes_its_task_and_gives_what_the_loss_takes(name: str) -
 def test_weights_have_the_variance_that_is_stated(activation: str, gain: float) -> None:
     model = build(Recipe(depth=2, width=200, activation=activation, gain=gain, bias=0.25))
     layers = [module for module in model if isinstance(module, nn.Linear)]
-    critical = CRITICAL.get(activation, 1.0)
+    critical = CRITICAL_VARIANCE.get(activation, 1.0)
     for layer, factor in zip(layers, (critical, critical, 1.0), strict=True):
         weight = layer.weight.detach()
         expected = gain**2 * factor / weight.shape[1]

@@ -272,10 +272,10 @@ DEEP = [("identity", 1.0, 2), ("tanh", 1.5, 50), ("relu", 2.0, 50), ("tanh", 4.0
 @pytest.mark.breaks(
     "companion/jacobian.py", "* torch.finfo(value.dtype).eps", "* torch.finfo(torch.float64).eps"
 )
-@pytest.mark.parametrize(("activation", "scale", "depth"), DEEP)
-def test_the_error_is_what_rounding_does(activation: str, scale: float, depth: int) -> None:
+@pytest.mark.parametrize(("activation", "variance", "depth"), DEEP)
+def test_the_error_is_what_rounding_does(activation: str, variance: float, depth: int) -> None:
     """In float32 the truth is known: it is what float64 gives for the same weights."""
-    network = backprop.random_mlp([40] * (depth + 1), activation, scale=scale)
+    network = backprop.random_mlp([40] * (depth + 1), activation, weight_variance=variance)
     network = MLP(tuple(weight[0].float() for weight in network.weights), None, network.activation)
     inputs = normal(8, 40, seed=7).float()
     spectrum = jacobian.singular_values(network, inputs, dtype=torch.float32)
@@ -288,7 +288,7 @@ def test_the_error_is_what_rounding_does(activation: str, scale: float, depth: i
     exact = torch.linalg.svdvals(truth)
     floor = 40 * torch.finfo(torch.float32).eps * exact[:, 0]
     assert (spectrum.error < 60 * torch.maximum(actual, floor)).all()
-    if scale == 4.0:  # chaos multiplies rounding far beyond the decomposition's own error
+    if variance == 4.0:  # chaos multiplies rounding far beyond the decomposition's own error
         assert (actual > 5 * floor).any()
     # What is called resolved is right, but for those next to the threshold.
     error = ((spectrum.values - exact) / exact).abs()
@@ -400,17 +400,17 @@ def test_directions_lost_at_one_layer_stay_lost() -> None:
 @pytest.mark.breaks("companion/jacobian.py", "kept = range(n, 0, -1)", "kept = range(1, n + 1)")
 @pytest.mark.breaks(
     "companion/jacobian.py",
-    "products.gaussian_lyapunov(m, scale * m / n)",
-    "products.gaussian_lyapunov(m, scale)",
+    "products.gaussian_lyapunov(m, weight_variance * m / n)",
+    "products.gaussian_lyapunov(m, weight_variance)",
 )
-@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("variance", [1.0, 3.0])
 @pytest.mark.parametrize("n", [1, 5, 16])
-def test_gaussian_exponents(n: int, scale: float) -> None:
-    exact = jacobian.gaussian_exponents(n, scale)
+def test_gaussian_exponents(n: int, variance: float) -> None:
+    exact = jacobian.gaussian_exponents(n, variance)
     assert exact.shape == (n,)
-    assert exact[0].item() == products.gaussian_lyapunov(n, scale)
+    assert exact[0].item() == products.gaussian_lyapunov(n, variance)
     # E ln|det W|, from the chi distribution of each row's part beside the others.
-    factors = products.gaussian_factors(n, 1, scale=scale, seeds=4000)[:, 0]
+    factors = products.gaussian_factors(n, 1, weight_variance=variance, seeds=4000)[:, 0]
     assert within(torch.linalg.slogdet(factors).logabsdet, exact.sum().item())
     assert (exact.diff() < 0).all()
 
@@ -441,10 +441,14 @@ def test_spectra_are_of_the_jacobian_with_the_last_activation() -> None:
 )
 def test_spread_is_of_squares_and_relative() -> None:
     values = torch.tensor([[1.0, 3.0], [2.0, 2.0]], dtype=torch.float64)
-    torch.testing.assert_close(jacobian.spread(values), torch.tensor([16 / 25, 0.0]).double())
-    torch.testing.assert_close(jacobian.spread(7 * values), jacobian.spread(values))
+    torch.testing.assert_close(
+        jacobian.relative_variance(values), torch.tensor([16 / 25, 0.0]).double()
+    )
+    torch.testing.assert_close(
+        jacobian.relative_variance(7 * values), jacobian.relative_variance(values)
+    )
     with pytest.raises(ValueError, match="values are all 0"):
-        jacobian.spread(torch.zeros(2, 3))
+        jacobian.relative_variance(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("depth", [1, 7])
@@ -452,19 +456,21 @@ def test_predicted_spread_in_closed_form(depth: int) -> None:
     for activation, more in (("identity", 0), ("relu", 1)):
         for weights, base in (("gaussian", 1), ("orthogonal", 0)):
             ensemble = Ensemble(activation, weights, 2.0)
-            assert jacobian.predicted_spread(ensemble, depth=depth) == depth * (base + more)
+            assert jacobian.predicted_relative_variance(ensemble, depth=depth) == depth * (
+                base + more
+            )
 
 
 def test_ensembles_are_checked() -> None:
     with pytest.raises(ValueError, match="weights must be one of"):
         jacobian.spectra([Ensemble("tanh", "uniform")], width=3)
     with pytest.raises(ValueError, match="weights must be one of"):
-        jacobian.predicted_spread(Ensemble("tanh", "uniform"), depth=3)
+        jacobian.predicted_relative_variance(Ensemble("tanh", "uniform"), depth=3)
     with pytest.raises(ValueError, match="ensembles needs at least one"):
         jacobian.spectra([])
     with pytest.raises(ValueError, match="activation must be one of"):
         jacobian.spectra([Ensemble("swish", "gaussian")], width=3)
-    with pytest.raises(ValueError, match="scale must be finite"):
+    with pytest.raises(ValueError, match="weight_variance must be finite"):
         jacobian.spectra([Ensemble("tanh", "gaussian", -1.0)], width=3)
 
 

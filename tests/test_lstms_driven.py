@@ -69,7 +69,7 @@ def test_the_flow_is_through_times_with_a_random_direction() -> None:
     cell = Cell("rnn", torch.ones(2, 1, 1, dtype=torch.float64), w)
     run = lstms.run(cell, inputs, lstms.State(draws[0]))
     norms = lstms.through_time(cell, inputs[2:], state=lstms.State(run.h[2]))
-    same(found.log_norms, norms[:, :, 0].log10())
+    same(found.log_norms, norms[:, :, 0].T.log10())
     same(found.mean_square, run.h[3:].square().mean((0, 2, 3)))
     same(found.exponent, norms[0, :, 0].log() / 9)
 
@@ -79,7 +79,7 @@ def test_the_flow_is_through_times_with_a_random_direction() -> None:
 )
 def test_the_flow_goes_back_by_the_transpose() -> None:
     w = normal(1, 4, 4)
-    found = driven.gradient_flow(w, steps=3, washout=0, seed=5).log_norms[:, 0]
+    found = driven.gradient_flow(w, steps=3, washout=0, seed=5).log_norms[0]
     generators = random.generators([5], "inputs")
     draws = [random.normal(generators, 4, 1) for _ in range(5)]
     h = [draws[0].requires_grad_()]
@@ -93,7 +93,7 @@ def test_the_flow_goes_back_by_the_transpose() -> None:
 @pytest.mark.parametrize("input_std", [0.0, 0.5, 2.0])
 def test_wide_networks_grow_as_mean_field_theory_says(input_std: float) -> None:
     n = 400
-    w = products.gaussian_factors(n, 1, scale=1.5**2, seeds=16)[:, 0]
+    w = products.gaussian_factors(n, 1, weight_variance=1.5**2, seeds=16)[:, 0]
     found = driven.gradient_flow(w, input_std=input_std, steps=150, seed=77).exponent
     expected = driven.mean_field_exponent(1.5, input_std)
     # n units are below the limit by an order of 1/n: over n from 100 to 800 by 1.3/n to 4/n.

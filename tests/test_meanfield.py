@@ -153,7 +153,9 @@ def test_gradient_flow_of_one_layer_and_of_weights_that_are_zero() -> None:
 
 def test_a_wide_random_network_with_biases_does_as_predicted() -> None:
     weight, bias, mean_square, width, seeds = 1.8, 0.4, 0.5, 400, 12
-    network = backprop.random_mlp([width] * 5, "tanh", scale=weight, seeds=seeds, bias=True)
+    network = backprop.random_mlp(
+        [width] * 5, "tanh", weight_variance=weight, seeds=seeds, bias=True
+    )
     generator = torch.Generator().manual_seed(9)
 
     def draw(*shape: int) -> Tensor:
@@ -277,7 +279,7 @@ def test_chi_is_the_slope_of_the_correlation_map_at_a_fixed_length(name: str) ->
 
 def test_the_correlation_in_a_wide_random_network() -> None:
     weight, width, seeds = 2.5, 500, 16
-    network = backprop.random_mlp([width] * 4, "tanh", scale=weight, seeds=seeds)
+    network = backprop.random_mlp([width] * 4, "tanh", weight_variance=weight, seeds=seeds)
     generator = torch.Generator().manual_seed(4)
     first = torch.linalg.qr(torch.randn(seeds, width, 2, generator=generator).double()).Q.mT
     mixed = torch.stack([first[:, 0], 0.6 * first[:, 0] + 0.8 * first[:, 1]], dim=1)

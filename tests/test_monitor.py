@@ -18,7 +18,7 @@ from torch.nn.modules import module as module_hooks
 
 from companion.monitor import GradientMonitor, Log
 from companion.monitor._summary import summarize
-from companion.monitor._watch import ENTRIES
+from companion.monitor._watch import ENTRIES_KEPT
 
 BATCH = 12
 
@@ -322,7 +322,7 @@ def test_statistics_of_a_large_batch_are_of_a_part_of_it() -> None:
     x = normal(4096, 5)
     log = train(model, batch=(x, torch.arange(4096) % 3), lr=0.0).log
     z = model[0](x).detach()
-    z = z[:: z.numel() // ENTRIES]
+    z = z[:: z.numel() // ENTRIES_KEPT]
     assert log.output_variance[0, 0].item() == pytest.approx(z.var(correction=0).item())
     slope = 1 - torch.tanh(z) ** 2
     assert log.slope_mean[0, 0].item() == pytest.approx(slope.mean().item())

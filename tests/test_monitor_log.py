@@ -11,7 +11,7 @@ import torch
 from helpers import normal
 
 from companion.monitor import Layer, Log
-from companion.monitor._summary import Summary
+from companion.monitor._summary import Sample
 from companion.monitor.log import columns
 
 
@@ -62,9 +62,9 @@ def test_each_field_of_numbers_says_of_what_they_are() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Summary().put("delta_norm", 0, 1.0),
-        lambda: Summary(values={"input_meen": 1.0}),
-        lambda: Summary().put("weight_norms", 0, 1.0),
+        lambda: Sample().put("delta_norm", 0, 1.0),
+        lambda: Sample(values={"input_meen": 1.0}),
+        lambda: Sample().put("weight_norms", 0, 1.0),
     ],
 )
 def test_a_column_that_a_log_does_not_have_is_an_error(wrong: Callable[[], None]) -> None:

@@ -33,7 +33,7 @@ def test_networks_are_the_plain_ones_with_a_norm(norm: str, after: bool) -> None
     hidden = [nn.Linear, *([nn.Tanh, module] if after else [module, nn.Tanh])]
     expected = [kind for kind in [*hidden, *hidden, nn.Linear] if kind is not None]
     assert [type(layer) for layer in model] == expected
-    plain = backprop.random_mlp(sizes, "tanh", scale=2.0, seeds=[8], bias=True).weights
+    plain = backprop.random_mlp(sizes, "tanh", weight_variance=2.0, seeds=[8], bias=True).weights
     found = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
     for one, other in zip(found, plain, strict=True):
         assert torch.equal(one, other[0])

@@ -19,7 +19,9 @@ def single(
     sizes: list[int], activation: str, variance: float, seed: int, bias: float
 ) -> nn.Sequential:
     """One network of torch's own layers, whose biases are drawn in the order of its layers."""
-    stacked = backprop.random_mlp(sizes, activation, scale=variance, seeds=[seed], bias=True)
+    stacked = backprop.random_mlp(
+        sizes, activation, weight_variance=variance, seeds=[seed], bias=True
+    )
     (model,) = backprop.to_modules(stacked)
     generator = torch.Generator().manual_seed(seed + 2**31)
     with torch.no_grad():

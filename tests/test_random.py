@@ -224,7 +224,7 @@ DRAWINGS: dict[str, Drawing] = {
     "driven.gradient_flow": lambda n: (
         lstms.driven.gradient_flow(
             products.gaussian_factors(3, 1, seeds=n)[:, 0], input_std=1.0, steps=4
-        ).log_norms.T
+        ).log_norms
     ),
     "tasks.train": lambda n: (
         lstms.tasks.train(

@@ -216,9 +216,9 @@ def test_attention_alone_is_a_softmax_over_keys() -> None:
     q, k, v = (x[0] @ w for w in weights)
     scores = torch.exp(q @ k.T / 2)
     out = scores @ v / scores.sum(1, keepdim=True)
-    found = rank_collapse(skip=False, layers=1, tokens=3, width=4, scale=2.0, seeds=[2])
+    found = rank_collapse(skip=False, layers=1, tokens=3, width=4, weight_variance=2.0, seeds=[2])
     same(found[0], torch.stack([token_spread(x[0]), token_spread(out)]))
-    added = rank_collapse(skip=True, layers=1, tokens=3, width=4, scale=2.0, seeds=[2])
+    added = rank_collapse(skip=True, layers=1, tokens=3, width=4, weight_variance=2.0, seeds=[2])
     same(added[0, 1], token_spread(x[0] + out))
 
 

@@ -173,16 +173,16 @@ class Fastest(NamedTuple):
     max_norm: float
 
 
-RATES = tuple(2.0 ** (-k / 8) for k in range(-8, 121))
-NORMS = tuple(2.0**k for k in range(-6, 12))
+LEARNING_RATES = tuple(2.0 ** (-k / 8) for k in range(-8, 121))
+MAX_NORMS = tuple(2.0**k for k in range(-6, 12))
 
 
 def fastest(
     size: float,
     *,
     clip: bool,
-    learning_rates: Sequence[float] = RATES,
-    max_norms: Sequence[float] = NORMS,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    max_norms: Sequence[float] = MAX_NORMS,
     tolerance: float = 0.01,
     starts: int = 9,
     limit: int = 10_000,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from companion.monitor.log import Log
 
 #: Weight variance times fan-in that keeps a signal alive: He's for rectifiers, 1 for the others.
-CRITICAL = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0, "softplus": 2.0}
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+CRITICAL_VARIANCE = {"relu": 2.0, "leaky_relu": 2.0, "gelu": 2.0, "silu": 2.0, "softplus": 2.0}
+ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
@@ -54,7 +54,7 @@ class Recipe:
         network: a key of :data:`NETWORKS`.
         task: a key of :data:`TASKS`.
         depth, width: hidden layers (or blocks) and units (or channels) of each.
-        activation: a key of :data:`ACTIVATIONS`.
+        activation: a key of :data:`ACTIVATION_MODULES`.
         gain: factor on the standard deviation of every weight, over the critical one.
         recurrent: the recurrent matrix is this times an orthogonal one.
         bias: where hidden biases start; the forget gate's in an LSTM.
@@ -272,7 +272,7 @@ def _norm(recipe: Recipe, *, images: bool = False) -> list[nn.Module]:
 
 
 def _activation(recipe: Recipe) -> nn.Module:
-    return ACTIVATIONS[one_of("activation", recipe.activation, ACTIVATIONS)]()
+    return ACTIVATION_MODULES[one_of("activation", recipe.activation, ACTIVATION_MODULES)]()
 
 
 def _mlp(recipe: Recipe, sample: Tensor, outputs: int) -> nn.Module:
@@ -445,7 +445,7 @@ def build(recipe: Recipe, seed: int = 0) -> nn.Module:
 
 
 def _draw_(model: nn.Module, recipe: Recipe) -> None:
-    std = recipe.gain * math.sqrt(CRITICAL.get(recipe.activation, 1.0))
+    std = recipe.gain * math.sqrt(CRITICAL_VARIANCE.get(recipe.activation, 1.0))
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     for layer in layers:
         # The read-out's linear, so that outputs are of the order of what comes in.
@@ -703,7 +703,7 @@ def _inputs(*kinds: tuple[str, float]) -> tuple[Changes, ...]:
 
 
 #: Faults: what they are called, the architecture, and two severities of what makes them.
-FAULTS: tuple[tuple[str, str, Recipe, *tuple[Changes, ...]], ...] = (
+PLANTED: tuple[tuple[str, str, Recipe, *tuple[Changes, ...]], ...] = (
     (
         "vanishing",
         "mlp-sigmoid",
@@ -788,7 +788,7 @@ def cases() -> tuple[Case, ...]:
 
     """
     healthy = [Case(name, recipe, target=task(recipe).target) for name, recipe in HEALTHY.items()]
-    return (*healthy, *(case for row in FAULTS for case in _planted(*row)))
+    return (*healthy, *(case for row in PLANTED for case in _planted(*row)))
 
 
 def _planted(fault: str, name: str, base: Recipe, *changes: Changes) -> list[Case]:

@@ -7,8 +7,8 @@ from companion.lstms import driven, tasks
 from companion.lstms.cells import (
     GATED,
     GATES,
+    MATRIX_NORMS,
     NONLINEARITIES,
-    NORMS,
     PARTS,
     RECURRENT,
     STEPS,
@@ -34,8 +34,8 @@ from companion.lstms.cells import (
 __all__ = [
     "GATED",
     "GATES",
+    "MATRIX_NORMS",
     "NONLINEARITIES",
-    "NORMS",
     "PARTS",
     "RECURRENT",
     "STEPS",

@@ -19,7 +19,7 @@ from companion._lib.arguments import finite, floating, non_negative, one_of, pos
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 PARTS = ("h", "c", "state")
-NORMS: dict[str, int | str] = {"spectral": 2, "frobenius": "fro"}
+MATRIX_NORMS: dict[str, int | str] = {"spectral": 2, "frobenius": "fro"}
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
 
@@ -367,7 +367,7 @@ def through_time(
     found, inputs = _sequence(model, inputs)
     for name, part in (("of", of), ("wrt", wrt)):
         one_of(name, part, PARTS if found.kind == "lstm" else ("h", "state"))
-    order = NORMS[one_of("norm", norm, NORMS)]
+    order = MATRIX_NORMS[one_of("norm", norm, MATRIX_NORMS)]
     state = _begun(found, inputs, state)
     slopes, state = _slopes(found, drive(found, inputs), state)
     pulled = _identity(state, of)
@@ -506,7 +506,7 @@ def to_inputs(
         [1.0, 1.0, 1.0, 1.0]
 
     """
-    order = NORMS[one_of("norm", norm, NORMS)]
+    order = MATRIX_NORMS[one_of("norm", norm, MATRIX_NORMS)]
     if floating("inputs", inputs).dim() != 3:
         raise ValueError(f"inputs need shape (time, batch, inputs), got {tuple(inputs.shape)}")
     with torch.enable_grad():

@@ -138,7 +138,7 @@ class Flow:
     """The gradient on its way back through a driven network's last T steps.
 
     Attributes:
-        log_norms: (T+1, seeds) log₁₀ of the gradient's norm at h_t over that at h_T, by t.
+        log_norms: (seeds, T+1) log₁₀ of the gradient's norm at h_t over that at h_T, by t.
         mean_square: (seeds,) the mean of h² over units and these steps.
 
     """
@@ -149,7 +149,8 @@ class Flow:
     @property
     def exponent(self) -> Tensor:
         """The growth of ln‖δ‖ per step back, (seeds,): an estimate of the Lyapunov exponent."""
-        return (self.log_norms[0] - self.log_norms[-1]) * math.log(10) / (len(self.log_norms) - 1)
+        growth = self.log_norms[:, 0] - self.log_norms[:, -1]
+        return growth * math.log(10) / (self.log_norms.shape[1] - 1)
 
 
 def gradient_flow(
@@ -207,14 +208,14 @@ def gradient_flow(
 
 
 def _back(weights: Tensor, slopes: list[Tensor], delta: Tensor) -> Tensor:
-    """Return log₁₀ of the gradient's norm by t, its length brought back to 1 at every step."""
+    """Return log₁₀ of the gradient's norm, (seeds, T+1), its length brought back to 1 each step."""
     logs = []
     for slope in reversed(slopes):
         length = torch.linalg.vector_norm(delta, dim=1, keepdim=True)
         delta = weights.mT @ (slope * delta / length.where(length > 0, 1.0))
         logs.append(torch.linalg.vector_norm(delta, dim=(1, 2)).log10())
-    whole = torch.stack([torch.zeros_like(logs[0]), *logs]).cumsum(0)
-    return whole.flip(0)
+    whole = torch.stack([torch.zeros_like(logs[0]), *logs], dim=-1).cumsum(-1)
+    return whole.flip(-1)
 
 
 def mean_field_exponent(

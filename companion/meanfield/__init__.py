@@ -4,7 +4,7 @@ Sources: Poole et al. (2016), arXiv 1606.05340; Schoenholz et al. (2017), arXiv 
 """
 
 from companion.meanfield.maps import (
-    CRITICAL,
+    CRITICAL_TOLERANCE,
     DepthScales,
     Moments,
     correlation_fixed_point,
@@ -23,7 +23,7 @@ from companion.meanfield.maps import (
 from companion.meanfield.steps import Gradient, State, chi, gaussian_mean, half_distance
 
 __all__ = [
-    "CRITICAL",
+    "CRITICAL_TOLERANCE",
     "DepthScales",
     "Gradient",
     "Moments",

@@ -26,7 +26,8 @@ from companion._lib.arguments import non_negative, positive_integer
 from companion.activations import Activation
 from companion.meanfield.steps import Gradient, State, chi, gaussian_mean, half_distance
 
-CRITICAL = 1e-9  # a factor this near to 1 has no depth scale that could be told from infinity
+#: A factor this near to 1 has no depth scale that could be told from infinity.
+CRITICAL_TOLERANCE = 1e-9
 
 
 def length_map(
@@ -241,7 +242,7 @@ def correlation_fixed_point(
 def _correlation_fixed_point(
     q: float, activation: str | Activation, weight_variance: float, bias_variance: float
 ) -> float:
-    if chi(q, activation, weight_variance) <= 1 + CRITICAL:
+    if chi(q, activation, weight_variance) <= 1 + CRITICAL_TOLERANCE:
         return 1.0
     length = length_map(q, activation, weight_variance, bias_variance)
 
@@ -366,7 +367,7 @@ def depth_scales(
     def scale(factor: float) -> float:
         if factor == 0:
             return 0.0
-        return math.inf if abs(factor - 1) <= CRITICAL else 1 / abs(math.log(factor))
+        return math.inf if abs(factor - 1) <= CRITICAL_TOLERANCE else 1 / abs(math.log(factor))
 
     return DepthScales(
         scale(length_slope(q, activation, weight_variance)),

@@ -20,7 +20,7 @@ FLUSHED = 2.0**-25
 """What is at most this large becomes zero in float16 (arXiv 1710.03740)."""
 
 
-ENTRIES = 256
+ENTRIES_COUNTED = 256
 """Of how many entries of each gradient the underflow is counted; of all where there are fewer."""
 
 
@@ -78,7 +78,7 @@ def dense(gradient: Tensor) -> Tensor:
 
 @cache
 def _stride(size: int, last: int) -> int:
-    stride = max(1, size // ENTRIES)
+    stride = max(1, size // ENTRIES_COUNTED)
     while stride > 1 and math.gcd(stride, last) > 1:
         stride += 1
     return stride
@@ -119,7 +119,7 @@ SATURATED = 0.05
 
 
 @dataclass
-class Summary:
+class Sample:
     """What a sample has shown.
 
     Attributes:
@@ -154,7 +154,7 @@ def known(column: str, of: Of) -> str:
     return column
 
 
-def summarize(ledger: Ledger, order: Sequence[Seen], scale: float) -> Summary:
+def summarize(ledger: Ledger, order: Sequence[Seen], scale: float) -> Sample:
     """Read a sample, and turn its sums into what the log holds, without the loss scale.
 
     Args:
@@ -164,7 +164,7 @@ def summarize(ledger: Ledger, order: Sequence[Seen], scale: float) -> Summary:
 
     """
     ledger.flush()
-    found = Summary(values=_inputs(ledger))
+    found = Sample(values=_inputs(ledger))
     _moments(ledger, found)
     squares = read([delta.square for delta in ledger.deltas])
     _deltas(ledger, squares, scale, found)
@@ -173,7 +173,7 @@ def summarize(ledger: Ledger, order: Sequence[Seen], scale: float) -> Summary:
     return found
 
 
-def _moments(ledger: Ledger, found: Summary) -> None:
+def _moments(ledger: Ledger, found: Sample) -> None:
     """Add mean and variance of outputs and activations, and the mean square of the slopes."""
     totals: dict[tuple[str, int], list[float]] = {}
     for block in ledger.sums:
@@ -193,7 +193,7 @@ def _moments(ledger: Ledger, found: Summary) -> None:
                 found.put("slope_square", index, slopes[0] / count)
 
 
-def _deltas(ledger: Ledger, squares: list[float], scale: float, found: Summary) -> None:
+def _deltas(ledger: Ledger, squares: list[float], scale: float, found: Sample) -> None:
     """Add the norm of δ over all calls and passes."""
     totals = found.delta_squares
     for delta, square in zip(ledger.deltas, squares, strict=True):
@@ -203,7 +203,7 @@ def _deltas(ledger: Ledger, squares: list[float], scale: float, found: Summary) 
 
 
 def _through_time(
-    ledger: Ledger, squares: list[float], order: Sequence[Seen], scale: float, found: Summary
+    ledger: Ledger, squares: list[float], order: Sequence[Seen], scale: float, found: Sample
 ) -> None:
     """Add the norm of δ at positions in time: of a layer's input, or of calls if it is unrolled."""
     in_time: dict[tuple[int, int], float] = {}
@@ -263,7 +263,7 @@ def _log10(number: float) -> float:
     return math.log10(number) if number > 0 else -math.inf
 
 
-def _units(ledger: Ledger, found: Summary) -> None:
+def _units(ledger: Ledger, found: Sample) -> None:
     """Add the mean slope, and the shares of units that are saturated or dead."""
     groups: dict[tuple, list[Sums]] = {}
     for block in ledger.sums:

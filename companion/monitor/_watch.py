@@ -31,7 +31,7 @@ from companion.monitor._ledger import (
     wide,
 )
 
-ENTRIES = 4096
+ENTRIES_KEPT = 4096
 """Of larger outputs, statistics are taken of evenly spaced examples that hold about as many."""
 
 
@@ -205,7 +205,7 @@ class _Functions(TorchFunctionMode):
 
 def _thin(tensor: Tensor) -> Tensor:
     """Return a copy of a tensor, or of some examples if it is large."""
-    step = tensor.numel() // ENTRIES
+    step = tensor.numel() // ENTRIES_KEPT
     tensor = tensor.detach()
     if step > 1 and tensor.dim() > 1:
         tensor = tensor[:: min(step, tensor.shape[0])]

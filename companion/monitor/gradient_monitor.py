@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from companion._lib.arguments import positive_integer
 from companion.monitor._ledger import read, reduce, wide
-from companion.monitor._summary import Blocks, Summary, dense, known, summarize, times, underflow
+from companion.monitor._summary import Blocks, Sample, dense, known, summarize, times, underflow
 from companion.monitor._watch import POSITIONS, Seen, Watch
 from companion.monitor.log import Layer, Log, columns
 
@@ -403,7 +403,7 @@ class _Row:
     non_finite: float = math.nan
     underflow: float = math.nan
     parameters: dict[str, dict[int, float]] = field(default_factory=dict)
-    summary: Summary = field(default_factory=Summary)
+    summary: Sample = field(default_factory=Sample)
 
     def put(self, column: str, numbers: dict[int, float]) -> None:
         """Add a number for each of some parameters."""

@@ -27,8 +27,8 @@ from companion.data import Split
 from companion.normalization.norms import NORMS, norm_module
 from companion.training import Snapshot
 
-Parameters = dict[str, Tensor]
-Differentiate = Callable[[Parameters, Tensor, Tensor], tuple[Tensor, Parameters]]
+Tensors = dict[str, Tensor]
+Differentiate = Callable[[Tensors, Tensor, Tensor], tuple[Tensor, Tensors]]
 
 
 def networks(
@@ -37,12 +37,12 @@ def networks(
     *,
     norm: str = "batch",
     after: bool = False,
-    scale: float = 2.0,
+    weight_variance: float = 2.0,
     seeds: int | Sequence[int] = 1,
 ) -> list[nn.Sequential]:
     """Return multilayer perceptrons with a norm around each hidden activation, one for each seed.
 
-    They are float64, with normal weights of variance ``scale``/fan_in and zero biases, which are
+    They are float64, with normal weights of variance σ_w²/fan_in and zero biases, which are
     the same for a seed whatever the norm. Batch norm keeps no running statistics: its networks have
     no buffers, and what is given to them is always normalized as a batch.
 
@@ -51,7 +51,7 @@ def networks(
         activation: its name, or an :class:`~companion.activations.Activation`.
         norm: "none", "batch" or "layer".
         after: whether it comes after the activation instead of before.
-        scale: numerator of the weight variance.
+        weight_variance: σ_w², of a weight times its fan-in.
         seeds: the seeds to draw, or how many, counting from 0.
 
     Raises:
@@ -66,7 +66,9 @@ def networks(
 
     """
     one_of("norm", norm, NORMS)
-    plain = backprop.random_mlp(sizes, activation, scale=scale, seeds=seeds, bias=True)
+    plain = backprop.random_mlp(
+        sizes, activation, weight_variance=weight_variance, seeds=seeds, bias=True
+    )
     made = []
     for model in backprop.to_modules(plain):
         layers: list[nn.Module] = []
@@ -164,16 +166,16 @@ def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
     return sizes
 
 
-def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Parameters]:
+def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Tensors]:
     """Return what takes stacked parameters and batches to losses and gradients, and the first."""
     skeleton, start = stack(list(models))
 
-    def one(parameters: Parameters, inputs: Tensor, targets: Tensor) -> Tensor:
+    def one(parameters: Tensors, inputs: Tensor, targets: Tensor) -> Tensor:
         return loss(functional_call(skeleton, parameters, (inputs,)), targets)
 
     def differentiate(
-        parameters: Parameters, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Parameters]:
+        parameters: Tensors, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensors]:
         # No network's loss depends on another's parameters, so their sum has all the gradients.
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         value = vmap(one)(leaves, inputs, targets)
@@ -183,7 +185,7 @@ def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Different
     return differentiate, {name: p.detach() for name, p in start.items()}
 
 
-def _moved(parameters: Parameters, gradient: Parameters, size: float) -> Parameters:
+def _moved(parameters: Tensors, gradient: Tensors, size: float) -> Tensors:
     return {name: p - size * gradient[name] for name, p in parameters.items()}
 
 
@@ -367,7 +369,7 @@ def covariate_shift(
     head, name = models[0][:place], f"{place}.weight"
     below = [n for n in start if int(n.split(".")[0]) < place]
 
-    def entering(parameters: Parameters, inputs: Tensor) -> Tensor:
+    def entering(parameters: Tensors, inputs: Tensor) -> Tensor:
         lower = {n: parameters[n] for n in below}
         return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
 

@@ -121,10 +121,10 @@ def begin() -> None:
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
     except OSError as error:
-        raise NoSandboxError(f"no sandbox can be made here: {error}. {ADVICE}") from None
+        raise NoSandboxError(f"no sandbox can be made here: {error}. {NO_SANDBOX}") from None
 
 
-ADVICE = (
+NO_SANDBOX = (
     "It needs Linux 5.12 or newer with user namespaces, or root with CAP_SYS_ADMIN. "
     "On Ubuntu 24.04: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0. "
     "In Docker: docker run --cap-add SYS_ADMIN --security-opt seccomp=unconfined "
@@ -153,7 +153,7 @@ def close_in(limits: Limits, keep: Iterable[int]) -> None:
         _limit(limits)
         _drop_privileges()
     except OSError as error:
-        raise NoSandboxError(f"no sandbox can be made here: {error}. {ADVICE}") from None
+        raise NoSandboxError(f"no sandbox can be made here: {error}. {NO_SANDBOX}") from None
 
 
 def _new_root(folders: list[Path]) -> None:

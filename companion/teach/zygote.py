@@ -21,7 +21,7 @@ from typing import NoReturn
 from companion.teach import sandbox, worker
 from companion.teach.sandbox import Limits
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 LOOK_EVERY = 0.05  # seconds, at the memory
 
 
@@ -141,7 +141,7 @@ def _memory(pid: int) -> int:
         _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
     except (OSError, ValueError):
         return 0
-    return (int(resident) - int(shared)) * PAGE
+    return (int(resident) - int(shared)) * PAGE_SIZE
 
 
 def _proportional_memory(pid: int) -> int:

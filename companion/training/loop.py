@@ -60,7 +60,8 @@ class Record:
 
     A record is taken before the update of its step, so step 0 is the network at initialization.
     There is one every ``record_every`` steps, and one more at a step at which a network stopped;
-    from there on the entries of that network stay as they are.
+    from there on the entries of that network stay as they are. Time comes first, as a record grows
+    step by step; what is measured at initialization has its seeds first.
 
     Attributes:
         steps: (T,) the steps recorded.

@@ -3,7 +3,7 @@
 from companion.transformers.blocks import (
     FFN,
     PLACES,
-    SCHEMES,
+    WEIGHT_SCHEMES,
     Attention,
     Design,
     Flow,
@@ -19,7 +19,7 @@ from companion.transformers.blocks import (
 __all__ = [
     "FFN",
     "PLACES",
-    "SCHEMES",
+    "WEIGHT_SCHEMES",
     "Attention",
     "Design",
     "Flow",

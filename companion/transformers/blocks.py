@@ -30,7 +30,7 @@ PLACES = ("post", "pre", "none")
 
 #: Weights of variance 2/(fan_in + fan_out); 1/fan_in, and 2/fan_in below an FFN's activation, so
 #: that a ReLU branch has variance 1; 0.02².
-SCHEMES = ("glorot", "unit", "gpt2")
+WEIGHT_SCHEMES = ("glorot", "unit", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Design:
         heads: of the attention; they share the width.
         hidden: units of the FFN; None for four times the width.
         activation: of the FFN.
-        scheme: one of :data:`SCHEMES`; biases start at 0.
+        scheme: one of :data:`WEIGHT_SCHEMES`; biases start at 0.
         attention_scale: factor on the first query weights. At 0 each token attends to all alike.
         residual_scale: factor on the first weights that end a branch, a number; None for GPT-2's
             1/√(2L).
@@ -68,7 +68,7 @@ class Design:
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
         one_of("place", self.place, PLACES)
-        one_of("scheme", self.scheme, SCHEMES)
+        one_of("scheme", self.scheme, WEIGHT_SCHEMES)
         for name in ("layers", "width", "heads"):
             positive_integer(name, getattr(self, name))
         if self.hidden is not None:
@@ -437,7 +437,7 @@ def rank_collapse(
     layers: int = 12,
     tokens: int = 16,
     width: int = 32,
-    scale: float = 1.0,
+    weight_variance: float = 1.0,
     seeds: int | Sequence[int] = 8,
 ) -> Tensor:
     """Measure how soon attention without norms and FFNs makes all tokens alike.
@@ -451,7 +451,7 @@ def rank_collapse(
         layers: how many.
         tokens: of the sequence.
         width: of each token.
-        scale: width times the variance of each weight.
+        weight_variance: σ_w², width times the variance of each weight.
         seeds: the seeds to draw, or how many, counting from 0.
 
     Returns:
@@ -469,7 +469,7 @@ def rank_collapse(
 
     """
     width = positive_integer("width", width)
-    std = math.sqrt(non_negative("scale", scale) / width)
+    std = math.sqrt(non_negative("weight_variance", weight_variance) / width)
     draw = partial(random.normal, random.generators(random.seed_list(seeds)))
     x = draw(positive_integer("tokens", tokens), width)
     found = [token_spread(x)]

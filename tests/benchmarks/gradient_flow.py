@@ -41,7 +41,10 @@ def one_by_one() -> torch.Tensor:
     for setting in SETTINGS:
         for seed in range(SEEDS):
             network = backprop.random_mlp(
-                [WIDTH] * (DEPTH + 1), setting.activation, scale=setting.scale, seeds=[seed]
+                [WIDTH] * (DEPTH + 1),
+                setting.activation,
+                weight_variance=setting.weight_variance,
+                seeds=[seed],
             )
             (model,) = backprop.to_modules(network)
             generator = torch.Generator().manual_seed(seed + 2**31)

@@ -30,7 +30,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    stacked = backprop.random_mlp([WIDTH] * (DEPTH + 1), "tanh", scale=1.2)
+    stacked = backprop.random_mlp([WIDTH] * (DEPTH + 1), "tanh", weight_variance=1.2)
     (model,) = backprop.to_modules(stacked)
     weights = tuple(weight[0] for weight in stacked.weights)
     network = backprop.MLP(weights, None, stacked.activation)

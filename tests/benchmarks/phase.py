@@ -23,7 +23,7 @@ STEPS, RATE, BATCH, BIAS, REPEATS = 60, 0.02, 16, 0.05, 3
 
 def model(sizes: list[int], variance: float, seed: int, biases: list[torch.Tensor]):  # noqa: ANN201
     """Build one network as a reader would have it."""
-    network = backprop.random_mlp(sizes, "tanh", scale=variance, seeds=[seed], bias=True)
+    network = backprop.random_mlp(sizes, "tanh", weight_variance=variance, seeds=[seed], bias=True)
     for bias, drawn in zip(network.biases, biases, strict=True):
         bias.copy_(BIAS**0.5 * drawn)
     return backprop.to_modules(network)[0]

@@ -34,13 +34,13 @@ def measured() -> Tensor:
 
 
 def predicted(setting: Setting) -> Tensor:
-    return meanfield.gradient_flow(setting.activation, setting.scale, depth=DEPTH)
+    return meanfield.gradient_flow(setting.activation, setting.weight_variance, depth=DEPTH)
 
 
 @pytest.mark.breaks(
     "companion/backprop.py",
-    'std = math.sqrt(non_negative("scale", setting.scale))',
-    'std = non_negative("scale", setting.scale)',
+    'std = math.sqrt(non_negative("weight_variance", setting.weight_variance))',
+    'std = non_negative("weight_variance", setting.weight_variance)',
 )
 @EACH
 def test_p1_slopes_are_those_of_the_theory(index: int) -> None:
@@ -68,12 +68,16 @@ FIXED = [(0, -0.6270), (1, -0.4979), (2, 0.0218), (3, 0.0414), (5, 0.0)]
 @pytest.mark.parametrize(("index", "rate"), FIXED)
 def test_p1_rates_at_the_fixed_point(index: int, rate: float) -> None:
     setting = SETTINGS[index]
-    q = meanfield.fixed_point(setting.activation, setting.scale)
-    factor = meanfield.chi(q, setting.activation, setting.scale)
+    q = meanfield.fixed_point(setting.activation, setting.weight_variance)
+    factor = meanfield.chi(q, setting.activation, setting.weight_variance)
     assert math.log10(factor) / 2 == pytest.approx(rate, abs=5.1e-5)
     # A signal that starts at that length keeps it, and a finite stack then has that very rate.
     flow = backprop.gradient_flow(
-        [setting], width=300, depth=DEPTH, seeds=SEEDS, input_mean_square=q / setting.scale
+        [setting],
+        width=300,
+        depth=DEPTH,
+        seeds=SEEDS,
+        input_mean_square=q / setting.weight_variance,
     )[0]
     slopes = backprop.slope_per_layer(flow)
     assert within(slopes, rate)
@@ -82,7 +86,7 @@ def test_p1_rates_at_the_fixed_point(index: int, rate: float) -> None:
 @pytest.mark.parametrize(("index", "rate"), [(4, -0.1505), (5, 0.0), (6, -0.3891)])
 def test_p1_rates_of_relu_depend_on_no_length(index: int, rate: float) -> None:
     for q in (0.01, 1.0, 100.0):
-        factor = meanfield.chi(q, "relu", SETTINGS[index].scale)
+        factor = meanfield.chi(q, "relu", SETTINGS[index].weight_variance)
         assert math.log10(factor) / 2 == pytest.approx(rate, abs=5.1e-5)
 
 
@@ -110,7 +114,7 @@ def test_p1_tanh_at_its_critical_variance_follows_a_power_law() -> None:
 @pytest.mark.parametrize("activation", ["relu", "identity"])
 def test_p2_weight_times_gradient_is_the_same_at_every_layer(activation: str) -> None:
     sizes = [20, 35, 10, 25, 30, 5]
-    network = backprop.random_mlp(sizes, activation, scale=2.0, seeds=6)
+    network = backprop.random_mlp(sizes, activation, weight_variance=2.0, seeds=6)
     cache = backprop.forward(network, normal(6, 8, 20))
     output_delta = normal(6, 8, 5, seed=1)
     found = backprop.backward(network, cache, output_delta)
@@ -132,8 +136,8 @@ def test_p2_needs_homogeneity_and_no_bias() -> None:
         sums = torch.stack([(w * g).sum() for w, g in zip(network.weights, gradients, strict=True)])
         return ((sums - sums[-1]).abs().max() / sums[-1].abs()).item()
 
-    tanh = backprop.random_mlp([20, 35, 10, 5], "tanh", scale=2.0)
-    relu = backprop.random_mlp([20, 35, 10, 5], "relu", scale=2.0, bias=True)
+    tanh = backprop.random_mlp([20, 35, 10, 5], "tanh", weight_variance=2.0)
+    relu = backprop.random_mlp([20, 35, 10, 5], "relu", weight_variance=2.0, bias=True)
     assert spread(relu) < 1e-12
     assert spread(tanh) > 0.01
     for bias in relu.biases:

@@ -56,8 +56,8 @@ def test_p11_gaussian_linear_spread_is_the_depth() -> None:
 @pytest.mark.parametrize("index", range(len(jacobian.ENSEMBLES)), ids=str)
 def test_p11_spreads_of_all_ensembles(index: int) -> None:
     ensemble = jacobian.ENSEMBLES[index]
-    spreads = jacobian.spread(measured()[index])
-    expected = jacobian.predicted_spread(ensemble, depth=DEPTH)
+    spreads = jacobian.relative_variance(measured()[index])
+    expected = jacobian.predicted_relative_variance(ensemble, depth=DEPTH)
     if expected == 0:
         assert spreads.max() < 1e-24
         return
@@ -71,21 +71,21 @@ def test_p11_spreads_of_all_ensembles(index: int) -> None:
 
 def test_p11_relu_adds_one_a_layer_with_either_weights() -> None:
     gaussian, orthogonal = (Ensemble("relu", name, 2.0) for name in jacobian.WEIGHTS)
-    assert jacobian.predicted_spread(gaussian, depth=DEPTH) == 2 * DEPTH
-    assert jacobian.predicted_spread(orthogonal, depth=DEPTH) == DEPTH
+    assert jacobian.predicted_relative_variance(gaussian, depth=DEPTH) == 2 * DEPTH
+    assert jacobian.predicted_relative_variance(orthogonal, depth=DEPTH) == DEPTH
 
 
-@pytest.mark.parametrize(("n", "scale"), [(16, 1.0), (5, 2.0)])
-def test_p11_newmans_spectrum(n: int, scale: float) -> None:
-    network = backprop.random_mlp([n] * 201, "identity", scale=scale, seeds=24)
+@pytest.mark.parametrize(("n", "variance"), [(16, 1.0), (5, 2.0)])
+def test_p11_newmans_spectrum(n: int, variance: float) -> None:
+    network = backprop.random_mlp([n] * 201, "identity", weight_variance=variance, seeds=24)
     found = jacobian.lyapunov(network, torch.ones(1, n))[:, 0]
-    exact = jacobian.gaussian_exponents(n, scale)
+    exact = jacobian.gaussian_exponents(n, variance)
     for k in range(n):
         assert within(found[:, k], exact[k].item())
     # Sharp enough to tell n-k+1 from n-k, and n from n/2.
     assert four_errors(found[:, 0]) < (exact[0] - exact[1]).item()
     assert exact[0].item() == pytest.approx(
-        0.5 * (torch.special.digamma(torch.tensor(n / 2)).item() + math.log(2 * scale / n)),
+        0.5 * (torch.special.digamma(torch.tensor(n / 2)).item() + math.log(2 * variance / n)),
         abs=1e-6,
     )
 

@@ -20,7 +20,7 @@ BIAS, WIDTH, DEPTH, SEEDS = 0.05, 400, 30, 20
 def test_p10_simulated_length(variance: float, q: float, factor: float) -> None:
     assert meanfield.fixed_point("tanh", variance, BIAS) == pytest.approx(q, abs=5.1e-5)
     network = backprop.random_mlp(
-        [WIDTH] * (DEPTH + 1), "tanh", scale=variance, seeds=SEEDS, bias=True
+        [WIDTH] * (DEPTH + 1), "tanh", weight_variance=variance, seeds=SEEDS, bias=True
     )
     generator = torch.Generator().manual_seed(5)
     biases = tuple(

@@ -23,7 +23,7 @@ N, GAIN = 400, 1.5
 
 @cache
 def matrices() -> Tensor:
-    return products.gaussian_factors(N, 1, scale=GAIN**2, seeds=12)[:, 0]
+    return products.gaussian_factors(N, 1, weight_variance=GAIN**2, seeds=12)[:, 0]
 
 
 def test_p22_the_radius_is_near_g_and_the_norm_near_twice_g() -> None:
