@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # Entries of a partial product worked on at a time: a megabyte of float64, which a core's own cache
 # holds, so that scaling by the slopes costs little beside the multiplications.
 TILE = 2**17
-WEIGHTS = ("gaussian", "orthogonal")
+Weights = Literal["gaussian", "orthogonal"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 # In chaotic networks a single random change may by luck move J ten times less than rounding does.
 CHANGES = 3
 
@@ -351,7 +352,7 @@ class Ensemble(NamedTuple):
     """
 
     activation: str
-    weights: str
+    weights: Weights
     weight_variance: float = 1.0
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-INPUTS = ("standard", "large", "offset", "uneven")
+InputKind = Literal["standard", "large", "offset", "uneven"]
+INPUTS: tuple[InputKind, ...] = get_args(InputKind)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Recipe:
     gain: float = 1.0
     recurrent: float = 1.0
     bias: float = 0.0
-    norm: str = "none"
+    norm: Literal["none", "batch", "layer", "pre", "post"] = "none"
     skip: bool = True
     pool: bool = False
     dropout: float = 0.0
@@ -98,12 +99,12 @@ class Recipe:
     batch: int | None = 64
     every: int = 5
     warm: int = 0
-    inputs: str = "standard"
+    inputs: InputKind = "standard"
     by: float = 1.0
     label_noise: float = 0.0
     broken_data: int | None = None
     skip_broken: bool = False
-    loss: str = "plain"
+    loss: Literal["plain", "naive"] = "plain"
     units: float = 1.0
     half: bool = False
     loss_scale: float = 1.0

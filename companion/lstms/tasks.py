@@ -10,7 +10,7 @@ than a chapter may is :func:`longer_run`, which ``python -m companion.lstms FILE
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from companion.lstms.cells import Cell, State
 SYMBOLS, MEMORIZED = 8, 10  # of the copy task
 WINDOW = 25  # steps over which the loss is averaged before it is judged
 SOLVED = 0.1  # of the baseline
+SplitPart = Literal["train", "test"]
+SPLIT_PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def copying(delay: int = 30) -> Task:
     )
 
 
-def sequential_digits(part: str = "train") -> Task:
+def sequential_digits(part: SplitPart = "train") -> Task:
     """Return handwritten digits shown pixel by pixel, row by row: 64 steps, then which digit it is.
 
     The images are scikit-learn's 8×8 digits, drawn with replacement. To answer each of the ten with
@@ -156,7 +158,7 @@ def sequential_digits(part: str = "train") -> Task:
         ((64, 5, 1), (5,))
 
     """
-    one_of("part", part, ("train", "test"))
+    one_of("part", part, SPLIT_PARTS)
     split = data.digits()
     images = split.train_inputs if part == "train" else split.test_inputs
     labels = split.train_targets if part == "train" else split.test_targets

@@ -24,7 +24,7 @@ from companion._lib.probing import Loss
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
 from companion.data import Split
-from companion.normalization.norms import NORMS
+from companion.normalization.norms import NORMS, Norm
 from companion.training import Snapshot
 
 Tensors = dict[str, Tensor]
@@ -35,7 +35,7 @@ def networks(
     sizes: Sequence[int],
     activation: str | Activation = "relu",
     *,
-    norm: str = "batch",
+    norm: Norm = "batch",
     after: bool = False,
     weight_variance: float = 2.0,
     seeds: int | Sequence[int] = 1,
@@ -75,7 +75,7 @@ def networks(
     return made
 
 
-def _norm_module(norm: str, units: int) -> list[nn.Module]:
+def _norm_module(norm: Norm, units: int) -> list[nn.Module]:
     if norm == "batch":
         return [nn.BatchNorm1d(units, track_running_stats=False, dtype=torch.float64)]
     return [nn.LayerNorm(units, dtype=torch.float64)] if norm == "layer" else []

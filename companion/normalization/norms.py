@@ -14,7 +14,7 @@ Zhang & Sennrich (2019), arXiv 1910.07467; Wu & He (2018), arXiv 1803.08494.
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion._lib.probing import LAYERS
 
-NORMS = ("none", "batch", "layer")  # those that explosion and landscape build
+#: Those that explosion and landscape build.
+Norm = Literal["none", "batch", "layer"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
 # ---------------------------------------------------------------- forward and backward
