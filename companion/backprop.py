@@ -374,7 +374,8 @@ def gradient_check(
     return (gradient - differences).abs().max().item() / size
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True)
+class Setting:
     """An activation and the variance of the weights under it.
 
     Attributes:

@@ -178,8 +178,7 @@ def _chain(factors: list[Tensor], slopes: list[Tensor]) -> Tensor:
     return product
 
 
-@dataclass(frozen=True)
-class Spectrum:
+class Spectrum(NamedTuple):
     """Singular values of the Jacobian of each input, and how far to trust them.
 
     Attributes:
@@ -341,7 +340,8 @@ def gaussian_exponents(n: int, weight_variance: float = 1.0) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-class Ensemble(NamedTuple):
+@dataclass(frozen=True)
+class Ensemble:
     """Random networks of square layers without biases.
 
     Attributes:

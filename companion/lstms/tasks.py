@@ -9,7 +9,7 @@ than a chapter may is :func:`longer_run`, which ``python -m companion.lstms FILE
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -31,7 +31,7 @@ SplitPart = Literal["train", "test"]
 SPLIT_PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A sequence task; it counts as solved when the loss is below a tenth of the baseline.
 
@@ -178,7 +178,8 @@ def sequential_digits(part: SplitPart = "train") -> Task:
     )
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """What runs a race.
 
     Attributes:
@@ -191,7 +192,9 @@ class Entry(NamedTuple):
 
     make: Callable[[int, int], nn.Module]
     initialize: Callable[[Any, torch.Generator], object] | None = None  # of what `make` returns
-    optimizer: Callable[[Iterable], torch.optim.Optimizer] = training.adam(0.02)
+    optimizer: Callable[[Iterable], torch.optim.Optimizer] = field(
+        default_factory=lambda: training.adam(0.02)
+    )
     max_norm: float = 1.0
 
 

@@ -523,7 +523,11 @@ def batch_noise(batch_size: int, *, draws: int = 10_000, seed: int = 0) -> Batch
     x_hat = batch_norm(x, mean, var, training=True, momentum=1.0, eps=0.0)
     # What the batch was really divided by is read off its first two examples.
     root = (x[0] - x[1]) / (x_hat[0] - x_hat[1])
-    return BatchNoise(mean.std().item(), var.std().item(), root.square().mean().item())
+    return BatchNoise(
+        mean_std=mean.std().item(),
+        variance_std=var.std().item(),
+        biased_variance=root.square().mean().item(),
+    )
 
 
 def predicted_batch_noise(batch_size: int) -> BatchNoise:
@@ -535,7 +539,11 @@ def predicted_batch_noise(batch_size: int) -> BatchNoise:
 
     """
     size = _batch_of_two(batch_size)
-    return BatchNoise(1 / math.sqrt(size), math.sqrt(2 / (size - 1)), (size - 1) / size)
+    return BatchNoise(
+        mean_std=1 / math.sqrt(size),
+        variance_std=math.sqrt(2 / (size - 1)),
+        biased_variance=(size - 1) / size,
+    )
 
 
 def _batch_of_two(batch_size: int) -> int:

@@ -12,7 +12,7 @@ Sources: He et al. (2016), arXiv 1512.03385 and 1603.05027; Srivastava et al. (2
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import takewhile
 from typing import Literal, NamedTuple, get_args
 
@@ -70,6 +70,7 @@ class Design:
 
     kind: Kind
     depth: int
+    _: KW_ONLY
     width: int = 64
     branch_layers: int = 2
     hidden: int | None = None

@@ -9,7 +9,7 @@ al. (2019), GPT-2; Dong et al. (2021), arXiv 2103.03404.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
@@ -59,6 +59,7 @@ class Design:
 
     place: Place
     layers: int
+    _: KW_ONLY
     width: int = 64
     heads: int = 1
     hidden: int | None = None
