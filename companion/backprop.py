@@ -23,7 +23,7 @@ from companion import activations
 from companion._lib import random
 from companion._lib.arguments import floating, non_negative, positive_integer
 from companion.activations import Activation
-from companion.initialization import variance_scaling_
+from companion.initialization import Distribution, Mode, variance_scaling_
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def random_mlp(
     activation: str | Activation,
     *,
     weight_variance: float = 1.0,
-    mode: str = "fan_in",
-    distribution: str = "normal",
+    mode: Mode = "fan_in",
+    distribution: Distribution = "normal",
     bias: bool = False,
     seeds: int | Sequence[int] = 1,
     dtype: torch.dtype = torch.float64,
@@ -411,7 +411,8 @@ def gradient_check(
     return (gradient - differences).abs().max().item() / size
 
 
-class Setting(NamedTuple):
+@dataclass(frozen=True)
+class Setting:
     """An activation and the variance of the weights under it.
 
     Attributes:

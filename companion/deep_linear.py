@@ -8,6 +8,7 @@ Source: Saxe, McClelland & Ganguli (2013).
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from companion._lib.arguments import one_of, positive_integer
 from companion._lib.progress import bar
 from companion.products import gaussian_factors, rotations
 
-STARTS = ("orthogonal", "gaussian")
+Start = Literal["orthogonal", "gaussian"]
+STARTS: tuple[Start, ...] = get_args(Start)
 
 
 def mode_strength(time: Tensor, singular_value: float, start: float) -> Tensor:
@@ -112,7 +114,7 @@ def learn(
 
 
 def steps_to_learn(
-    start: str,
+    start: Start,
     depth: int,
     *,
     n: int = 16,

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,14 @@ from companion import activations
 from companion._lib.arguments import floating, non_negative, one_of
 from companion.activations import Activation
 
-MODES = ("fan_in", "fan_out", "fan_avg")
-DISTRIBUTIONS = ("normal", "uniform", "truncated_normal")
+Mode = Literal["fan_in", "fan_out", "fan_avg"]
+Distribution = Literal["normal", "uniform", "truncated_normal"]
+SchemeMode = Literal[Mode, "fan_max", "fixed"]
+SchemeDistribution = Literal[Distribution, "orthogonal"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
+SCHEME_MODES: tuple[SchemeMode, ...] = get_args(SchemeMode)
+SCHEME_DISTRIBUTIONS: tuple[SchemeDistribution, ...] = get_args(SchemeDistribution)
 
 #: Variance of a unit normal that is cut at ±2, so that 23 % is lost where nobody corrects for it.
 TRUNCATED_VARIANCE = 1 - 4 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
@@ -56,7 +62,7 @@ def fans(tensor: Tensor) -> tuple[int, int]:
     return fan_in, fan_out
 
 
-def variance(scale: float, mode: str, fan_in: int, fan_out: int) -> float:
+def variance(scale: float, mode: Mode, fan_in: int, fan_out: int) -> float:
     """Return the weight variance ``scale / fan``, where ``mode`` says which fan.
 
     Args:
@@ -84,8 +90,8 @@ def variance_scaling_(
     tensor: Tensor,
     *,
     scale: float = 1.0,
-    mode: str = "fan_in",
-    distribution: str = "normal",
+    mode: Mode = "fan_in",
+    distribution: Distribution = "normal",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Fill a weight, in place, with independent draws of mean 0 and variance ``scale / fan``.
@@ -126,7 +132,7 @@ def variance_scaling_(
 
 
 def fill_(
-    tensor: Tensor, distribution: str, size: float, generator: torch.Generator | None
+    tensor: Tensor, distribution: SchemeDistribution, size: float, generator: torch.Generator | None
 ) -> Tensor:
     """Fill a tensor, in place, with numbers of a standard deviation, or orthogonally with a gain.
 
@@ -191,16 +197,16 @@ class Scheme:
 
     name: str
     scale: float
-    mode: str
-    distribution: str
+    mode: SchemeMode
+    distribution: SchemeDistribution
     made_for: str | Activation | None = None
     bias: bool = False
 
     def __post_init__(self) -> None:
         """Check that the words are known and go together."""
         non_negative("scale", self.scale)
-        one_of("mode", self.mode, (*MODES, "fan_max", "fixed"))
-        one_of("distribution", self.distribution, (*DISTRIBUTIONS, "orthogonal"))
+        one_of("mode", self.mode, SCHEME_MODES)
+        one_of("distribution", self.distribution, SCHEME_DISTRIBUTIONS)
         if (self.distribution == "orthogonal") != (self.mode == "fan_max"):
             raise ValueError("mode 'fan_max' is that of distribution 'orthogonal', and of no other")
 

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # Entries of a partial product worked on at a time: a megabyte of float64, which a core's own cache
 # holds, so that scaling by the slopes costs little beside the multiplications.
 TILE = 2**17
-WEIGHTS = ("gaussian", "orthogonal")
+Weights = Literal["gaussian", "orthogonal"]
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 # In chaotic networks a single random change may by luck move J ten times less than rounding does.
 CHANGES = 3
 
@@ -175,8 +176,7 @@ def _chain(factors: list[Tensor], slopes: list[Tensor]) -> Tensor:
     return product
 
 
-@dataclass(frozen=True)
-class Spectrum:
+class Spectrum(NamedTuple):
     """Singular values of the Jacobian of each input, and how far to trust them.
 
     Attributes:
@@ -335,7 +335,8 @@ def gaussian_exponents(n: int, weight_variance: float = 1.0) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-class Ensemble(NamedTuple):
+@dataclass(frozen=True)
+class Ensemble:
     """Random networks of square layers without biases.
 
     Attributes:
@@ -346,7 +347,7 @@ class Ensemble(NamedTuple):
     """
 
     activation: str
-    weights: str
+    weights: Weights
     weight_variance: float = 1.0
 
 

@@ -6,8 +6,7 @@ A seed draws the same numbers whatever the variance, so that differences are not
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +27,7 @@ VARIANCES = (1.0, 1.3, 1.76, 2.5, 4.0)
 DEPTHS = (5, 10, 20, 30, 40, 50)
 
 
-@dataclass(frozen=True)
-class Diagram:
+class Diagram(NamedTuple):
     """Something measured for V weight variances, D depths and S seeds.
 
     Attributes:

@@ -12,7 +12,6 @@ arXiv 1606.05340; Hanin (2018), arXiv 1801.03744.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -31,8 +30,7 @@ from companion.meanfield import Gradient, State
 from companion.training.loop import batches
 
 
-@dataclass(frozen=True)
-class Variances:
+class Variances(NamedTuple):
     """Mean squares at layers 1 to L, over units and examples.
 
     Attributes:

@@ -74,7 +74,7 @@ def test_faults_miss_their_target_are_named_and_the_advice_mends_them(name: str)
 
 
 def test_a_run_repeats_itself_and_leaves_the_global_seed_alone() -> None:
-    case = CASES["mlp-dropout"]._replace(recipe=replace(HEALTHY["mlp-dropout"], steps=12))
+    case = replace(CASES["mlp-dropout"], recipe=replace(HEALTHY["mlp-dropout"], steps=12))
     state = torch.random.get_rng_state()
     first, again, other = run(case, 1), run(case, 1), run(case, 2)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -201,5 +201,5 @@ def _any_log() -> object:
 )
 def test_how_a_run_is_watched_does_not_change_what_is_said_of_it(name: str, changes: dict) -> None:
     case = CASES[name]
-    other = run(case._replace(recipe=replace(case.recipe, **changes)), SEED)
+    other = run(replace(case, recipe=replace(case.recipe, **changes)), SEED)
     assert diagnose(other.log).fault == case.fault

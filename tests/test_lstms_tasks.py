@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ ENTRIES = {**tasks.entries(6), "IRNN": tasks.irnn(0.05, 1.0)}
 @pytest.mark.parametrize("name", ENTRIES)
 @pytest.mark.parametrize("which", ["adding", "copying"])
 def test_side_by_side_is_as_alone_with_torchs_modules(which: str, name: str) -> None:
-    task, entry, steps = TASKS[which](), ENTRIES[name]._replace(max_norm=0.3), 4
+    task, entry, steps = TASKS[which](), replace(ENTRIES[name], max_norm=0.3), 4
     made = tasks.networks(entry, task, hidden=5, seeds=3, dtype=torch.float64)
     found = tasks.train(task, entry, steps=steps, data_seed=70, **SMALL)
     assert found.loss.shape == (steps, 3)
@@ -267,7 +268,7 @@ def test_one_that_diverges_leaves_the_others_alone() -> None:
             nn.init.constant_(model.weight_hh_l0, math.inf)
 
     calm = ENTRIES["RNN"]
-    found = tasks.train(task, calm._replace(initialize=first_is_wild), steps=30, **SMALL)
+    found = tasks.train(task, replace(calm, initialize=first_is_wild), steps=30, **SMALL)
     expected = tasks.train(task, calm, steps=30, **SMALL)
     assert found.diverged_at == [1, None, None]
     same(found.loss[:, 1:], expected.loss[:, 1:])

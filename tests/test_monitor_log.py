@@ -17,7 +17,9 @@ from companion.monitor.log import columns
 
 def a_log(samples: int = 2, layers: int = 2, parameters: int = 3) -> Log:
     """A log of made-up numbers, some of them NaN or infinite."""
-    layer = Layer("0", "Linear", 4, 1, ("0.weight", "0.bias"), "relu", False, False)
+    layer = Layer(
+        "0", "Linear", 4, 1, ("0.weight", "0.bias"), "relu", normalized=False, frozen=False
+    )
     values: dict = {}
     for seed, field in enumerate(fields(Log)):
         if field.name in columns("layer"):

@@ -110,6 +110,7 @@ def test_log_growth_applies_factor_0_first() -> None:
     assert products.log_growth(factors, seed=3)[0, 0] != products.log_growth(factors, seed=4)[0, 0]
 
 
+@pytest.mark.breaks("companion/products.py", "torch.log10(length)", "torch.log(length)")
 def test_log_growth_is_the_log_of_the_product() -> None:
     # A multiple of a rotation stretches every direction alike.
     scales = torch.tensor([[2.0, 0.5, 3.0], [1.0, 7.0, 0.1]], dtype=torch.float64)

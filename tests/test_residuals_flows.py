@@ -168,19 +168,39 @@ def near(sample: Tensor, expected: float, design: Design) -> bool:
 
 
 PREDICTED = [
-    Design("residual", 4, WIDTH, branch_layers=1),
-    Design("residual", 4, WIDTH, 2, hidden=60, order="weight_first"),
-    Design("residual", 4, WIDTH, 3, activation="tanh", weight_variance=1.5, branch_scale=0.7),
-    Design("residual", 6, WIDTH, 1, norm="layer", branch_scale=1.3),
-    Design("residual", 6, WIDTH, 2, norm="layer", order="weight_first", activation="tanh"),
-    Design("residual", 5, WIDTH, 1, norm="batch"),
-    Design("residual", 5, WIDTH, 2, hidden=90, norm="batch", order="weight_first"),
-    Design("residual", 8, WIDTH, 2, branch_scale="1/sqrt(depth)"),
-    Design("plain", 5, WIDTH, 1, norm="batch", order="post_activation"),
-    Design("plain", 4, WIDTH, 2, hidden=90, norm="layer"),
-    Design("highway", 6, WIDTH, 1, activation="tanh", gate_bias=-2.0),
-    Design("highway", 6, WIDTH, 1, activation="tanh", gate_bias=1.0),
-    Design("highway", 6, WIDTH, 2, hidden=90, activation="relu", gate_bias=-1.0),
+    Design("residual", 4, width=WIDTH, branch_layers=1),
+    Design("residual", 4, width=WIDTH, branch_layers=2, hidden=60, order="weight_first"),
+    Design(
+        "residual",
+        4,
+        width=WIDTH,
+        branch_layers=3,
+        activation="tanh",
+        weight_variance=1.5,
+        branch_scale=0.7,
+    ),
+    Design("residual", 6, width=WIDTH, branch_layers=1, norm="layer", branch_scale=1.3),
+    Design(
+        "residual",
+        6,
+        width=WIDTH,
+        branch_layers=2,
+        norm="layer",
+        order="weight_first",
+        activation="tanh",
+    ),
+    Design("residual", 5, width=WIDTH, branch_layers=1, norm="batch"),
+    Design(
+        "residual", 5, width=WIDTH, branch_layers=2, hidden=90, norm="batch", order="weight_first"
+    ),
+    Design("residual", 8, width=WIDTH, branch_layers=2, branch_scale="1/sqrt(depth)"),
+    Design("plain", 5, width=WIDTH, branch_layers=1, norm="batch", order="post_activation"),
+    Design("plain", 4, width=WIDTH, branch_layers=2, hidden=90, norm="layer"),
+    Design("highway", 6, width=WIDTH, branch_layers=1, activation="tanh", gate_bias=-2.0),
+    Design("highway", 6, width=WIDTH, branch_layers=1, activation="tanh", gate_bias=1.0),
+    Design(
+        "highway", 6, width=WIDTH, branch_layers=2, hidden=90, activation="relu", gate_bias=-1.0
+    ),
 ]
 
 
@@ -220,10 +240,20 @@ def test_stacks_do_what_is_predicted(design: Design) -> None:
 @pytest.mark.parametrize(
     "design",
     [
-        Design("residual", 1, 12, order="weight_first"),
-        Design("residual", 1, 12, 3, hidden=7, order="weight_first", branch_scale=0.6),
-        Design("residual", 1, 9, 1, order="weight_first", weight_variance=0.8),
-        Design("residual", 1, 10, 2, order="weight_first", activation="identity"),
+        Design("residual", 1, width=12, order="weight_first"),
+        Design(
+            "residual",
+            1,
+            width=12,
+            branch_layers=3,
+            hidden=7,
+            order="weight_first",
+            branch_scale=0.6,
+        ),
+        Design("residual", 1, width=9, branch_layers=1, order="weight_first", weight_variance=0.8),
+        Design(
+            "residual", 1, width=10, branch_layers=2, order="weight_first", activation="identity"
+        ),
     ],
     ids=lambda d: f"{d.branch_layers}-{d.activation}",
 )
@@ -239,7 +269,7 @@ def test_growth_of_a_block_is_exact_in_narrow_stacks(design: Design) -> None:
 
 
 def test_factors_of_several_blocks_are_independent() -> None:
-    design = Design("residual", 3, 12, order="weight_first")
+    design = Design("residual", 3, width=12, order="weight_first")
     found = flow(design, seeds=500, examples=1).mean_squares
     factors = found[:, 1:] / found[:, :-1]
     growth = block_growth(design)

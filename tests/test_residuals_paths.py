@@ -116,7 +116,7 @@ def test_equal_factors_give_the_binomial_law() -> None:
 def test_lengths_carry_what_is_predicted(layers: int, order: str, factor: float) -> None:
     """On average over networks; a gradient of its own has shares that scatter around it."""
     blocks, width, rows = 4, 24, []
-    design = Design("residual", blocks, width, branch_layers=layers, order=order)
+    design = Design("residual", blocks, width=width, branch_layers=layers, order=order)
     for index, model in enumerate(networks(design, seeds=150)):
         gradient = normal(width, seed=10_000 + index)
         lengths = by_length(branch_jacobians(model, normal(1, width, seed=index)), gradient)

@@ -96,7 +96,16 @@ def test_without_a_norm_branches_are_just_added() -> None:
     ],
 )
 def test_first_weights(scheme: str, square: float, begin: float, end: float) -> None:
-    design = Design("pre", 3, 60, 1, 40, scheme=scheme, attention_scale=0.5, residual_scale=None)
+    design = Design(
+        "pre",
+        3,
+        width=60,
+        heads=1,
+        hidden=40,
+        scheme=scheme,
+        attention_scale=0.5,
+        residual_scale=None,
+    )
     models = networks(design, seeds=4)
     expected = {
         "query": square / 4, "key": square, "value": square, "begin": begin, "end": end / 6,
@@ -119,7 +128,7 @@ def test_first_weights(scheme: str, square: float, begin: float, end: float) -> 
 
 
 def test_attention_of_scale_0_is_a_mean_over_tokens() -> None:
-    attention = Attention(Design("pre", 1, 6, attention_scale=0.0), torch.Generator())
+    attention = Attention(Design("pre", 1, width=6, attention_scale=0.0), torch.Generator())
     x = normal(2, 5, 6)
     expected = attention.end(attention.value(x.mean(-2, keepdim=True))).expand(2, 5, 6)
     same(attention(x).detach(), expected.detach())
@@ -127,7 +136,10 @@ def test_attention_of_scale_0_is_a_mean_over_tokens() -> None:
 
 def test_scales_do_not_change_the_other_draws() -> None:
     for change in ({"attention_scale": 0.0}, {"residual_scale": 0.0}):
-        one, other = networks(Design("pre", 2, 6))[0], networks(Design("pre", 2, 6, **change))[0]
+        one, other = (
+            networks(Design("pre", 2, width=6))[0],
+            networks(Design("pre", 2, width=6, **change))[0],
+        )
         changed = "query" if "attention_scale" in change else "end"
         for (name, p), q in zip(one.named_parameters(), other.parameters(), strict=True):
             assert (changed in name and "weight" in name) != torch.equal(p, q)
@@ -155,7 +167,7 @@ def test_the_flow_is_autograds() -> None:
 @pytest.mark.parametrize("tokens", [1, 6])
 def test_transformers_do_what_is_predicted(place: str, tokens: int) -> None:
     design = Design(
-        place, 3, 96, hidden=150, attention_scale=0.0, scheme="unit", residual_scale=0.8,
+        place, 3, width=96, hidden=150, attention_scale=0.0, scheme="unit", residual_scale=0.8,
     )  # fmt: skip
     found = flow(design, tokens=tokens, sequences=24 // tokens, seeds=16)
     expected = predicted_flow(design, tokens=tokens)
@@ -177,7 +189,7 @@ def test_transformers_do_what_is_predicted(place: str, tokens: int) -> None:
 @pytest.mark.parametrize("activation", ["relu", "gelu", "identity"])
 def test_tokens_in_common_are_followed(activation: str) -> None:
     # After attention to all alike, tokens differ only by what the skip has kept.
-    design = Design("none", 2, 96, activation=activation, attention_scale=0.0, scheme="unit")
+    design = Design("none", 2, width=96, activation=activation, attention_scale=0.0, scheme="unit")
     found = flow(design, tokens=4, sequences=6, seeds=16)
     expected = predicted_flow(design, tokens=4)
     sample = found.mean_squares[:, -1]
@@ -244,7 +256,7 @@ def test_warmup_rises_evenly_to_the_rate_and_stays() -> None:
 
 @pytest.mark.parametrize("place", ["pre", "post"])
 def test_a_transformer_learns_digits_by_their_rows(place: str) -> None:
-    models = networks(Design(place, 1, 16), tokens=8, features=8, outputs=10, seeds=2)
+    models = networks(Design(place, 1, width=16), tokens=8, features=8, outputs=10, seeds=2)
     shuffled = normal(3, 64)
     rows = shuffled.reshape(3, 8, 8) @ models[0].embed.weight.T + models[0].embed.bias
     through = models[0].final(models[0].sublayers(rows + models[0].positions)).mean(1)
@@ -281,7 +293,7 @@ def test_bad_designs_are_refused(change: dict, error: type[Exception], message: 
 
 
 def test_other_bad_arguments_are_refused() -> None:
-    design = Design("pre", 1, 4)
+    design = Design("pre", 1, width=4)
     with pytest.raises(ValueError, match="come together or not at all, got 8, None"):
         networks(design, tokens=8)
     with pytest.raises(ValueError, match="features must be at least 1, got 0"):

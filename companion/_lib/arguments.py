@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Word = TypeVar("Word", bound=str)
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -26,12 +29,12 @@ def non_negative(name: str, value: object) -> float:
     return float(value)
 
 
-def one_of(name: str, value: object, accepted: Iterable[str]) -> str:
+def one_of(name: str, value: object, accepted: Iterable[Word]) -> Word:
     """Return ``value`` if it is one of the accepted words, or raise naming them."""
     accepted = list(accepted)
     if value not in accepted:
         raise ValueError(f"{name} must be one of {accepted}, got {value!r}")
-    return str(value)
+    return next(word for word in accepted if word == value)
 
 
 def floating(name: str, value: object) -> Tensor:

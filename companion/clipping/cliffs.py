@@ -224,7 +224,7 @@ def fastest(
         arrived = (gradient.abs() <= tolerance).all(1)
         if arrived.any():
             rate, norm = pairs[arrived.nonzero()[0, 0]].tolist()
-            return Fastest(step, rate, norm)
+            return Fastest(steps=step, learning_rate=rate, max_norm=norm)
         x = x - pairs[:, :1] * gradient.clamp(-pairs[:, 1:], pairs[:, 1:])
         # Twice as far out as it began, no start is on its way home.
         going = x.isfinite().all(1) & (x.abs() <= 2 * size).all(1)

@@ -11,14 +11,15 @@ for adaptive clipping.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from companion._lib.arguments import non_negative, one_of
 
-NONFINITE = ("raise", "skip")
+Nonfinite = Literal["raise", "skip"]
+NONFINITE: tuple[Nonfinite, ...] = get_args(Nonfinite)
 Parameters = Iterable[Tensor] | Tensor
 
 
@@ -66,7 +67,9 @@ class Summary(NamedTuple):
     largest_angle: float
 
 
-def clip_value_(parameters: Parameters, clip_value: float, *, nonfinite: str = "raise") -> Clip:
+def clip_value_(
+    parameters: Parameters, clip_value: float, *, nonfinite: Nonfinite = "raise"
+) -> Clip:
     """Clip every entry of the gradients to [−clip_value, clip_value], in place.
 
     Large entries lose their size relative to small ones, so the direction changes.
@@ -95,7 +98,11 @@ def clip_value_(parameters: Parameters, clip_value: float, *, nonfinite: str = "
 
 
 def clip_norm_(
-    parameters: Parameters, max_norm: float, *, norm_type: float = 2.0, nonfinite: str = "raise"
+    parameters: Parameters,
+    max_norm: float,
+    *,
+    norm_type: float = 2.0,
+    nonfinite: Nonfinite = "raise",
 ) -> Clip:
     """Scale the gradients together so that their total norm is at most ``max_norm``, in place.
 
@@ -135,7 +142,7 @@ def clip_group_norms_(
     max_norm: float,
     *,
     norm_type: float = 2.0,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Clip:
     """Scale the gradients of each group so that the group's norm is at most ``max_norm``.
 
@@ -181,7 +188,7 @@ def clip_adaptive_(
     clip_factor: float = 0.01,
     *,
     eps: float = 1e-3,
-    nonfinite: str = "raise",
+    nonfinite: Nonfinite = "raise",
 ) -> Clip:
     """Clip the gradient of each unit to a share of the norm of the unit's weights (AGC).
 
@@ -330,7 +337,9 @@ def _unit_norms(tensor: Tensor) -> Tensor:
     return torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float64)
 
 
-def _clip(parameters: Parameters, nonfinite: str, clip: Callable[[list[Tensor]], object]) -> Clip:
+def _clip(
+    parameters: Parameters, nonfinite: Nonfinite, clip: Callable[[list[Tensor]], object]
+) -> Clip:
     """Clip, and compare the gradient with what it was; one that is not finite is not clipped."""
     one_of("nonfinite", nonfinite, NONFINITE)
     found = [parameter for parameter in _listed(parameters) if parameter.grad is not None]

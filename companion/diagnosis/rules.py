@@ -57,7 +57,7 @@ class Finding:
     link: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """What :func:`diagnose` found.
 

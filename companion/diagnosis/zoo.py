@@ -7,9 +7,9 @@ recipe with one thing changed, and counts only if that makes it miss the loss.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +43,11 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
 }
-INPUTS = ("standard", "large", "offset", "uneven")
+InputKind = Literal["standard", "large", "offset", "uneven"]
+INPUTS: tuple[InputKind, ...] = get_args(InputKind)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a network is built and trained; every fault is a change of some of these.
 
@@ -86,7 +87,7 @@ class Recipe:
     gain: float = 1.0
     recurrent: float = 1.0
     bias: float = 0.0
-    norm: str = "none"
+    norm: Literal["none", "batch", "layer", "pre", "post"] = "none"
     skip: bool = True
     pool: bool = False
     dropout: float = 0.0
@@ -98,12 +99,12 @@ class Recipe:
     batch: int | None = 64
     every: int = 5
     warm: int = 0
-    inputs: str = "standard"
+    inputs: InputKind = "standard"
     by: float = 1.0
     label_noise: float = 0.0
     broken_data: int | None = None
     skip_broken: bool = False
-    loss: str = "plain"
+    loss: Literal["plain", "naive"] = "plain"
     units: float = 1.0
     half: bool = False
     loss_scale: float = 1.0
@@ -113,7 +114,8 @@ class Recipe:
 Changes = dict[str, Any]
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """A recipe with its label.
 
     Attributes:
@@ -127,6 +129,7 @@ class Case(NamedTuple):
 
     name: str
     recipe: Recipe
+    _: KW_ONLY
     fault: str = "healthy"
     severity: int = 0
     target: float = math.nan
@@ -166,31 +169,37 @@ def _images(recipe: Recipe) -> Task:
         x = x.reshape(-1, 1, 8, 8)
     elif recipe.network in ("transformer", "rnn", "gru", "lstm"):
         x = x.reshape(-1, 8, 8)
-    return Task(x, y, 10, functional.cross_entropy, 0.8)
+    return Task(x, y, outputs=10, loss=functional.cross_entropy, target=0.8)
 
 
 def _rare(recipe: Recipe) -> Task:
     x, y, *_ = _images(recipe)
-    return Task(x, (y == 3).long(), 2, functional.cross_entropy, 0.15)
+    return Task(x, (y == 3).long(), outputs=2, loss=functional.cross_entropy, target=0.15)
 
 
 def _waves(recipe: Recipe) -> Task:
     g = random.generator(1)
     x = torch.randn(1024, 8, generator=g, dtype=torch.float64)
     y = torch.stack([torch.sin(x[:, 0] + x[:, 1]), x[:, 2].tanh() * 1.3 + 0.2 * x[:, 3]], dim=1)
-    return Task(x, (y - y.mean(0)) / y.std(0), 2, functional.mse_loss, 0.35)
+    return Task(x, (y - y.mean(0)) / y.std(0), outputs=2, loss=functional.mse_loss, target=0.35)
 
 
 def _copy(recipe: Recipe) -> Task:
     x = digits().train_inputs
-    return Task(x, x, x.shape[1], functional.mse_loss, 0.55)
+    return Task(x, x, outputs=x.shape[1], loss=functional.mse_loss, target=0.55)
 
 
 def _bags(recipe: Recipe) -> Task:
     g = random.generator(2)
     tokens = torch.randint(50, (1024, 12), generator=g)
     score = torch.randn(50, 3, generator=g, dtype=torch.float64)
-    return Task(tokens, score[tokens].sum(1).argmax(1), 3, functional.cross_entropy, 0.45)
+    return Task(
+        tokens,
+        score[tokens].sum(1).argmax(1),
+        outputs=3,
+        loss=functional.cross_entropy,
+        target=0.45,
+    )
 
 
 def _rows(recipe: Recipe) -> Task:
@@ -198,7 +207,7 @@ def _rows(recipe: Recipe) -> Task:
     g = random.generator(3)
     x = torch.randn(1024, 6, 4, generator=g, dtype=torch.float64)
     y = (x[..., 0].tanh() * 2 + x[..., 1] * 0.5).mean(1, keepdim=True)
-    return Task(x, y / y.std(), 1, functional.mse_loss, 0.25)
+    return Task(x, y / y.std(), outputs=1, loss=functional.mse_loss, target=0.25)
 
 
 def _recall(recipe: Recipe) -> Task:
@@ -207,12 +216,12 @@ def _recall(recipe: Recipe) -> Task:
     x = torch.randn(1024, 16, 3, generator=g, dtype=torch.float64) * 0.3
     y = torch.randint(2, (1024,), generator=g)
     x[:, 0, 0] = 2.0 * y - 1
-    return Task(x, y, 2, functional.cross_entropy, 0.3)
+    return Task(x, y, outputs=2, loss=functional.cross_entropy, target=0.3)
 
 
 def _short(recipe: Recipe) -> Task:
     x, y, *_ = _recall(recipe)
-    return Task(x[:, :6].clone(), y, 2, functional.cross_entropy, 0.3)
+    return Task(x[:, :6].clone(), y, outputs=2, loss=functional.cross_entropy, target=0.3)
 
 
 def _adding(recipe: Recipe) -> Task:
@@ -220,7 +229,13 @@ def _adding(recipe: Recipe) -> Task:
 
     steps = 40 if recipe.task == "adding-long" else 16
     x, y = tasks.adding(steps).draw(1024, random.generator(5))
-    return Task(x.transpose(0, 1).contiguous(), y.unsqueeze(1), 1, functional.mse_loss, 0.08)
+    return Task(
+        x.transpose(0, 1).contiguous(),
+        y.unsqueeze(1),
+        outputs=1,
+        loss=functional.mse_loss,
+        target=0.08,
+    )
 
 
 TASKS = {
@@ -795,7 +810,15 @@ def _planted(fault: str, name: str, base: Recipe, *changes: Changes) -> list[Cas
     found = []
     for severity, change in enumerate(changes, 1):
         recipe = replace(base, **change)
-        found.append(Case(f"{fault}: {name}", recipe, fault, severity, task(recipe).target))
+        found.append(
+            Case(
+                f"{fault}: {name}",
+                recipe,
+                fault=fault,
+                severity=severity,
+                target=task(recipe).target,
+            )
+        )
     return found
 
 
@@ -837,7 +860,7 @@ def mend(case: Case, advice: Iterable[str]) -> Case:
         advice: keys of :data:`companion.diagnosis.ADVICE`, as a finding has them.
 
     Example:
-        >>> case = Case("mlp", Recipe(gain=20.0, activation="tanh"), "saturated", 1, 0.8)
+        >>> case = Case("mlp", Recipe(gain=20.0, activation="tanh"), target=0.8)
         >>> mend(case, ("draw weights",)).recipe.gain
         1.0
 
@@ -845,4 +868,4 @@ def mend(case: Case, advice: Iterable[str]) -> Case:
     recipe = case.recipe
     for key in advice:
         recipe = CURES[one_of("advice", key, CURES)](recipe)
-    return case._replace(recipe=recipe)
+    return replace(case, recipe=recipe)

@@ -9,17 +9,25 @@ the part of it that a gate alone carries. Shapes are torch's: (time, ..., batch,
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from companion._lib.arguments import finite, floating, non_negative, one_of, positive_integer
 
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
-PARTS = ("h", "c", "state")
-MATRIX_NORMS: dict[str, int | str] = {"spectral": 2, "frobenius": "fro"}
+CellKind = Literal["rnn", "lstm", "gru"]
+Nonlinearity = Literal["tanh", "relu"]
+Part = Literal["h", "c", "state"]
+MatrixNorm = Literal["spectral", "frobenius"]
+
+GATES: dict[CellKind, int] = {"rnn": 1, "lstm": 4, "gru": 3}
+NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+}
+PARTS: tuple[Part, ...] = get_args(Part)
+MATRIX_NORMS: dict[MatrixNorm, int | str] = {"spectral": 2, "frobenius": "fro"}
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
 
@@ -56,12 +64,12 @@ class Cell:
 
     """
 
-    kind: str
+    kind: CellKind
     weight_ih: Tensor
     weight_hh: Tensor
     bias_ih: Tensor | None = None
     bias_hh: Tensor | None = None
-    nonlinearity: str = "tanh"
+    nonlinearity: Nonlinearity = "tanh"
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, GATES)
@@ -122,9 +130,8 @@ def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell
                 f"got {getattr(model, name)}"
             )
     held = {name.removesuffix("_l0"): p.detach().to(dtype) for name, p in model.named_parameters()}
-    return Cell(
-        type(model).__name__.lower(), **held, nonlinearity=getattr(model, "nonlinearity", "tanh")
-    )
+    kind = one_of("kind", type(model).__name__.lower(), GATES)
+    return Cell(kind, **held, nonlinearity=getattr(model, "nonlinearity", "tanh"))
 
 
 def stack(cells: list[Cell]) -> Cell:
@@ -326,9 +333,9 @@ def through_time(
     model: nn.Module | Cell,
     inputs: Tensor,
     *,
-    of: str = "h",
-    wrt: str = "h",
-    norm: str = "spectral",
+    of: Part = "h",
+    wrt: Part = "h",
+    norm: MatrixNorm = "spectral",
     state: State | None = None,
 ) -> Tensor:
     """Return ‖∂h_T/∂h_t‖ for t = 0 to T: what is left of a gradient T − t steps back.
@@ -407,7 +414,7 @@ def _slopes(cell: Cell, driven: Tensor, state: State) -> tuple[list[tuple[Tensor
         return slopes, states[-1]
 
 
-def _identity(state: State, of: str) -> list[Tensor]:
+def _identity(state: State, of: Part) -> list[Tensor]:
     """Return the rows of the last state's Jacobian with respect to itself, by parts."""
     parts, n = _parts(state), state.h.shape[-1]
     rows = torch.eye(n * len(parts), dtype=state.h.dtype)
@@ -415,7 +422,7 @@ def _identity(state: State, of: str) -> list[Tensor]:
     return [part.expand(*state.h.shape[:-1], *part.shape) for part in rows.split(n, dim=-1)]
 
 
-def _matrix(pulled: list[Tensor], wrt: str) -> Tensor:
+def _matrix(pulled: list[Tensor], wrt: Part) -> Tensor:
     """Return the columns of the Jacobian that belong to a part of the state."""
     return torch.cat(pulled, dim=-1) if wrt == "state" else pulled["hc".index(wrt)]
 
@@ -483,7 +490,7 @@ def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None 
 
 
 def to_inputs(
-    model: Callable[[Tensor], Tensor | tuple], inputs: Tensor, *, norm: str = "spectral"
+    model: Callable[[Tensor], Tensor | tuple], inputs: Tensor, *, norm: MatrixNorm = "spectral"
 ) -> Tensor:
     """Return ‖∂y_T/∂x_t‖, the last output's gradient at the input of every position.
 

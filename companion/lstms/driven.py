@@ -6,8 +6,8 @@ grows or shrinks is neither ln of W's spectral radius nor of its norm: the state
 """
 
 import math
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -133,8 +133,7 @@ def power_norms(weights: Tensor, steps: int) -> Tensor:
     return torch.stack(found)
 
 
-@dataclass(frozen=True)
-class Flow:
+class Flow(NamedTuple):
     """The gradient on its way back through a driven network's last T steps.
 
     Attributes:

@@ -9,8 +9,8 @@ than a chapter may is :mod:`companion.lstms.longer`.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,11 @@ from companion.lstms.cells import Cell, State
 SYMBOLS, MEMORIZED = 8, 10  # of the copy task
 WINDOW = 25  # steps over which the loss is averaged before it is judged
 SOLVED = 0.1  # of the baseline
+SplitPart = Literal["train", "test"]
+SPLIT_PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A sequence task; it counts as solved when the loss is below a tenth of the baseline.
 
@@ -147,7 +149,7 @@ def copying(delay: int = 30) -> Task:
     )
 
 
-def sequential_digits(part: str = "train") -> Task:
+def sequential_digits(part: SplitPart = "train") -> Task:
     """Return handwritten digits shown pixel by pixel, row by row: 64 steps, then which digit it is.
 
     The images are scikit-learn's 8×8 digits, drawn with replacement. To answer each of the ten with
@@ -167,7 +169,7 @@ def sequential_digits(part: str = "train") -> Task:
         ((64, 5, 1), (5,))
 
     """
-    one_of("part", part, ("train", "test"))
+    one_of("part", part, SPLIT_PARTS)
     split = data.digits()
     images = split.train_inputs if part == "train" else split.test_inputs
     labels = split.train_targets if part == "train" else split.test_targets
@@ -187,7 +189,8 @@ def sequential_digits(part: str = "train") -> Task:
     )
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """What runs a race.
 
     Attributes:
@@ -200,7 +203,9 @@ class Entry(NamedTuple):
 
     make: Callable[[int, int], nn.Module]
     initialize: Callable[[Any, torch.Generator], object] | None = None  # of what `make` returns
-    optimizer: Callable[[Iterable], torch.optim.Optimizer] = training.adam(0.02)
+    optimizer: Callable[[Iterable], torch.optim.Optimizer] = field(
+        default_factory=lambda: training.adam(0.02)
+    )
     max_norm: float = 1.0
 
 

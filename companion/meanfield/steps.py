@@ -11,6 +11,7 @@ Schoenholz (2017), arXiv 1712.08969, on sums; Yang et al. (2019), arXiv 1902.081
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from companion import activations
 from companion._lib import quadrature
 from companion._lib.arguments import non_negative, one_of, positive_integer
 from companion.activations import Activation
+
+NormKind = Literal["batch", "layer"]
+NORM_KINDS: tuple[NormKind, ...] = get_args(NormKind)
 
 # ---------------------------------------------------------------- means over normal numbers
 
@@ -270,7 +274,7 @@ class State:
             back=back,
         )
 
-    def norm(self, kind: str, examples: int | None = None) -> "State":
+    def norm(self, kind: NormKind, examples: int | None = None) -> "State":
         """Take off the mean and divide by the standard deviation.
 
         Both count as constants on the way back. To 1 over the number of units or examples they are,
@@ -288,7 +292,7 @@ class State:
             TypeError: if ``examples`` is not a whole number.
 
         """
-        if one_of("kind", kind, ("batch", "layer")) == "layer":
+        if one_of("kind", kind, NORM_KINDS) == "layer":
             variance = self.square - self.mean**2
         else:
             away = 0.0 if examples is None else 1 / positive_integer("examples", examples)

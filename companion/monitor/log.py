@@ -5,7 +5,7 @@ A log is plain numbers. It can be saved, read back on another machine, and diagn
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -45,6 +45,7 @@ class Layer:
     calls: int
     parameters: tuple[str, ...]
     activation: str | None
+    _: KW_ONLY
     normalized: bool
     frozen: bool
 

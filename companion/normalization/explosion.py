@@ -20,11 +20,12 @@ from companion import activations
 from companion._lib import quadrature, random
 from companion._lib.arguments import non_negative, one_of, positive_integer
 from companion.activations import Activation
-from companion.normalization.norms import NORMS, standardize
+from companion.meanfield.steps import NORM_KINDS, NormKind
+from companion.normalization.norms import NORMS, Norm, standardize
 
 
 def explosion_rate(
-    activation: str | Activation, *, norm: str = "batch", batch_size: int | None = None
+    activation: str | Activation, *, norm: NormKind = "batch", batch_size: int | None = None
 ) -> float:
     """Return the factor on the mean squared gradient in one layer W φ(norm(z)), as width grows.
 
@@ -63,7 +64,7 @@ def explosion_rate(
 
     """
     phi = activations.get(activation)
-    one_of("norm", norm, NORMS[1:])
+    one_of("norm", norm, NORM_KINDS)
     if batch_size is None or norm == "layer":
         found = activations.gaussian_moments(phi, 1.0)
         spread = found.mean_square - (found.mean**2 if norm == "batch" else 0.0)
@@ -118,7 +119,7 @@ def _sphere_mean(
 
 
 def gradient_flow(
-    norm: str = "batch",
+    norm: Norm = "batch",
     activation: str | Activation = "relu",
     *,
     after: bool = False,

@@ -24,7 +24,7 @@ from companion._lib.probing import Loss
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
 from companion.data import Split
-from companion.normalization.norms import NORMS, norm_module
+from companion.normalization.norms import NORMS, Norm, norm_module
 from companion.training import Snapshot
 
 Tensors = dict[str, Tensor]
@@ -35,7 +35,7 @@ def networks(
     sizes: Sequence[int],
     activation: str | Activation = "relu",
     *,
-    norm: str = "batch",
+    norm: Norm = "batch",
     after: bool = False,
     weight_variance: float = 2.0,
     seeds: int | Sequence[int] = 1,

@@ -14,7 +14,7 @@ Zhang & Sennrich (2019), arXiv 1910.07467; Wu & He (2018), arXiv 1803.08494.
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,12 @@ from companion._lib import random
 from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion._lib.probing import LAYERS
 
-NORMS = ("none", "batch", "layer")  # those that explosion and landscape build
+#: Those that explosion and landscape build.
+Norm = Literal["none", "batch", "layer"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 
-def norm_module(norm: str, units: int) -> nn.BatchNorm1d | nn.LayerNorm:
+def norm_module(norm: Norm, units: int) -> nn.BatchNorm1d | nn.LayerNorm:
     """Return torch's batch norm or layer norm in float64, as ``training.train`` takes them.
 
     Batch norm keeps no running statistics: it has the batch's own also in evaluation.
@@ -560,7 +562,11 @@ def batch_noise(batch_size: int, *, draws: int = 10_000, seed: int = 0) -> Batch
     x_hat = batch_norm(x, mean, var, training=True, momentum=1.0, eps=0.0)
     # What the batch was really divided by is read off its first two examples.
     root = (x[0] - x[1]) / (x_hat[0] - x_hat[1])
-    return BatchNoise(mean.std().item(), var.std().item(), root.square().mean().item())
+    return BatchNoise(
+        mean_std=mean.std().item(),
+        variance_std=var.std().item(),
+        biased_variance=root.square().mean().item(),
+    )
 
 
 def predicted_batch_noise(batch_size: int) -> BatchNoise:
@@ -579,7 +585,11 @@ def predicted_batch_noise(batch_size: int) -> BatchNoise:
 
     """
     size = _batch_of_two(batch_size)
-    return BatchNoise(1 / math.sqrt(size), math.sqrt(2 / (size - 1)), (size - 1) / size)
+    return BatchNoise(
+        mean_std=1 / math.sqrt(size),
+        variance_std=math.sqrt(2 / (size - 1)),
+        biased_variance=(size - 1) / size,
+    )
 
 
 def _batch_of_two(batch_size: int) -> int:

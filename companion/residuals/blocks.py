@@ -12,9 +12,9 @@ Sources: He et al. (2016), arXiv 1512.03385 and 1603.05027; Srivastava et al. (2
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,19 +26,22 @@ from companion._lib.arguments import finite, non_negative, one_of, positive_inte
 from companion.activations import Activation
 from companion.data import Split, digits
 from companion.initialization import variance_scaling_
-from companion.normalization.norms import NORMS, norm_module
+from companion.normalization.norms import NORMS, Norm, norm_module
 
 #: What becomes of x and its branch F(x): F(x); x + s·F(x) with s fixed; x + α·F(x) with α learned
 #: from 0 (ReZero, and SkipInit where a norm was taken out); x + F(x) with F's last weight 0
 #: (Fixup); g⊙F(x) + (1−g)⊙x with a learned gate g (highway).
-KINDS = ("plain", "residual", "rezero", "skipinit", "fixup", "highway")
+Kind = Literal["plain", "residual", "rezero", "skipinit", "fixup", "highway"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: Where activations φ and norms N stand, of two weight layers: "pre_activation" has
 #: F = W₂ φ(N(W₁ φ(N(x)))); "weight_first" F = W₂ φ(W₁ N(x)); "post_activation"
 #: F = N(W₂ φ(N(W₁ x))), and φ once more after F has been added to x.
-ORDERS = ("pre_activation", "weight_first", "post_activation")
+Order = Literal["pre_activation", "weight_first", "post_activation"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
-_SCALES = {"1/sqrt(depth)": 0.5, "1/depth": 1.0}
+BranchScale = Literal["1/sqrt(depth)", "1/depth"]
+_SCALES: dict[BranchScale, float] = {"1/sqrt(depth)": 0.5, "1/depth": 1.0}
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,17 @@ class Design:
 
     """
 
-    kind: str
+    kind: Kind
     depth: int
+    _: KW_ONLY
     width: int = 64
     branch_layers: int = 2
     hidden: int | None = None
     activation: str | Activation = "relu"
-    norm: str = "none"
-    order: str = "pre_activation"
+    norm: Norm = "none"
+    order: Order = "pre_activation"
     weight_variance: float = 2.0
-    branch_scale: float | str = 1.0
+    branch_scale: float | BranchScale = 1.0
     gate_bias: float = -2.0
 
     def __post_init__(self) -> None:
@@ -330,12 +334,12 @@ class Degradation(NamedTuple):
 
 def degradation(
     layers: Sequence[int] = (4, 20, 50),
-    kinds: Sequence[str] = ("plain", "residual"),
+    kinds: Sequence[Kind] = ("plain", "residual"),
     *,
     width: int = 32,
     branch_layers: int = 2,
-    norm: str = "batch",
-    order: str = "post_activation",
+    norm: Norm = "batch",
+    order: Order = "post_activation",
     data: Split | None = None,
     learning_rate: float = 0.02,
     momentum: float = 0.9,

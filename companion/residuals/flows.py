@@ -18,10 +18,11 @@ from torch.func import functional_call, vmap
 
 from companion import activations
 from companion._lib import random
-from companion._lib.arguments import floating, non_negative, positive_integer
+from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion._lib.probing import probed
 from companion._lib.stacking import of_part, stack
 from companion.meanfield import Gradient, State, gaussian_mean
+from companion.meanfield.steps import NORM_KINDS
 from companion.residuals.blocks import Design, Stack, branch_words, networks
 
 
@@ -138,7 +139,7 @@ def _through(words: Sequence[str], state: State, design: Design) -> State:
         if word == "weight":
             state = state.weights(design.weight_variance)
         elif word == "norm":
-            state = state.norm(design.norm)
+            state = state.norm(one_of("norm", design.norm, NORM_KINDS))
         else:
             state = state.activation(design.activation)
     return state

@@ -37,11 +37,10 @@ def build_command(options: argparse.Namespace) -> str:
 def mark_command(options: argparse.Namespace) -> str:
     """Mark a folder or zip."""
     limits = Limits(
-        options.seconds,
-        options.cell_seconds,
-        options.call_seconds,
-        options.memory,
-        Limits().processes,
+        seconds=options.seconds,
+        cell_seconds=options.cell_seconds,
+        call_seconds=options.call_seconds,
+        megabytes=options.memory,
     )
     if sys.platform != "linux":
         raise NoSandboxError(f"marking needs Linux, this is {sys.platform}: use a container")

@@ -9,9 +9,9 @@ al. (2019), GPT-2; Dong et al. (2021), arXiv 2103.03404.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,13 @@ from companion.activations import Activation
 from companion.meanfield import Gradient, State
 
 #: Where the layer norm stands: after the sum, before the branch, or nowhere.
-PLACES = ("post", "pre", "none")
+Place = Literal["post", "pre", "none"]
+PLACES: tuple[Place, ...] = get_args(Place)
 
 #: Weights of variance 2/(fan_in + fan_out); 1/fan_in, and 2/fan_in below an FFN's activation, so
 #: that a ReLU branch has variance 1; 0.02².
-WEIGHT_SCHEMES = ("glorot", "unit", "gpt2")
+WeightScheme = Literal["glorot", "unit", "gpt2"]
+WEIGHT_SCHEMES: tuple[WeightScheme, ...] = get_args(WeightScheme)
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,14 @@ class Design:
 
     """
 
-    place: str
+    place: Place
     layers: int
+    _: KW_ONLY
     width: int = 64
     heads: int = 1
     hidden: int | None = None
     activation: str | Activation = "relu"
-    scheme: str = "glorot"
+    scheme: WeightScheme = "glorot"
     attention_scale: float = 1.0
     residual_scale: float | None = 1.0
 

@@ -62,10 +62,12 @@ def test_p4_the_paths_of_a_sum_can_cancel() -> None:
     ("layers", "order", "factor"), [(1, "pre_activation", 2), (2, "weight_first", 3)]
 )
 def test_p17_he_branches_double_or_triple(layers: int, order: str, factor: int) -> None:
-    design = Design("residual", 8, WIDTH, layers, order=order)
+    design = Design("residual", 8, width=WIDTH, branch_layers=layers, order=order)
     found = measured(design)
     # A typical factor lies below the mean of all, by half the variance of its logarithm.
-    growth = block_growth(Design("residual", 1, WIDTH, layers, order="weight_first"))
+    growth = block_growth(
+        Design("residual", 1, width=WIDTH, branch_layers=layers, order="weight_first")
+    )
     below = growth.variance / growth.mean**2
     for sample in (factors(found.mean_squares), factors(found.squared_gradients.flip(-1))):
         assert abs(sample.mean().item() - factor) <= four_errors(sample) + below * factor
@@ -83,7 +85,7 @@ def test_p17_scales_that_keep_the_variance(depth: int) -> None:
         ("1/sqrt(depth)", (1 + 1 / depth) ** depth),
         ("1/depth", (1 + 1 / depth**2) ** depth),
     ):
-        design = Design("residual", depth, WIDTH, 1, branch_scale=scale)
+        design = Design("residual", depth, width=WIDTH, branch_layers=1, branch_scale=scale)
         assert predicted_flow(design).mean_squares[-1].item() == pytest.approx(expected, rel=1e-9)
         found = measured(design)
         # The input's own mean square varies between seeds, and the widths are not infinite.
@@ -100,13 +102,13 @@ def test_p17_scales_that_keep_the_variance(depth: int) -> None:
 )
 @pytest.mark.parametrize("kind", ["rezero", "skipinit", "fixup"])
 def test_p17_branches_of_zero_change_nothing(kind: str) -> None:
-    found = measured(Design(kind, 20, 30))
+    found = measured(Design(kind, 20, width=30))
     assert ((found.squared_gradients - 1).abs() < 1e-12).all()
     assert ((found.mean_squares / found.mean_squares[:, :1] - 1).abs() < 1e-12).all()
 
 
 def test_p17_a_norm_in_the_branch_makes_growth_linear() -> None:
-    found = measured(Design("residual", 20, WIDTH, 1, norm="layer"))
+    found = measured(Design("residual", 20, width=WIDTH, branch_layers=1, norm="layer"))
     sample = found.mean_squares[:, -1]
     assert abs(sample.mean().item() - 21) <= four_errors(sample) + 21 * 4 / WIDTH
     middle = found.mean_squares[:, 10]
@@ -181,7 +183,7 @@ def test_p19_the_last_ffn_gradient(place: str, expected: float) -> None:
 @pytest.mark.parametrize("layers", [3, 12])
 def test_p20_scaled_ends_keep_the_variance_at_two(layers: int) -> None:
     for scale, expected in ((1.0, 2 * layers + 1), (None, 2.0)):
-        design = transformers.Design("pre", layers, 128, scheme="unit", residual_scale=scale)
+        design = transformers.Design("pre", layers, width=128, scheme="unit", residual_scale=scale)
         predicted = transformers.predicted_flow(design, tokens=1).mean_squares[-1].item()
         assert predicted == pytest.approx(expected, rel=1e-9)
         sample = transformers.flow(design, tokens=1, sequences=32).mean_squares[:, -1]
@@ -215,7 +217,7 @@ def test_p21_attention_alone_loses_all_but_one_direction() -> None:
     "variance = (self.square - self.mean**2) * (1 - away)",
 )
 def test_p32_batch_norm_branches() -> None:
-    design = Design("residual", 20, WIDTH, 1, norm="batch")
+    design = Design("residual", 20, width=WIDTH, branch_layers=1, norm="batch")
     product = math.prod(1 + 1 / (1 + k * (math.pi - 1) / math.pi) for k in range(20))
     assert product == pytest.approx(42.9, abs=0.05)
     assert predicted_flow(design).squared_gradients[0].item() == pytest.approx(product, rel=1e-9)
@@ -241,6 +243,8 @@ def test_p32_first_over_last_layer_of_transformers() -> None:
 
 def test_p17_the_mean_factor_is_exact_whatever_the_width() -> None:
     for width in (6, 40):
-        found = flow(Design("residual", 1, width, order="weight_first"), seeds=600, examples=1)
+        found = flow(
+            Design("residual", 1, width=width, order="weight_first"), seeds=600, examples=1
+        )
         assert within(found.mean_squares[:, 1] / found.mean_squares[:, 0], 3.0)
         assert within(found.squared_gradients[:, 0], 3.0)
