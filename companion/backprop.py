@@ -191,6 +191,48 @@ def to_modules(network: MLP) -> list[nn.Sequential]:
     return models
 
 
+def classifiers(
+    activation: str | Activation,
+    weight_variance: float,
+    depth: int,
+    *,
+    width: int = 32,
+    inputs: int = 64,
+    outputs: int = 10,
+    seeds: int | Sequence[int] = 6,
+) -> list[nn.Sequential]:
+    """Draw networks with equal hidden layers as ``training.train`` takes them, for the digits.
+
+    Weights are normal and biases start at zero.
+
+    Args:
+        activation: its name, or an :class:`~companion.activations.Activation`.
+        weight_variance: σ_w², which is fan_in times the variance of one weight.
+        depth: weight layers, the last one included.
+        width: units in each hidden layer.
+        inputs: number of inputs.
+        outputs: number of outputs.
+        seeds: the seeds to draw, or how many, counting from 0.
+
+    Returns:
+        A module for each seed, float64.
+
+    Raises:
+        TypeError: if a number is of the wrong kind.
+        ValueError: if a number is out of range, or a name is unknown.
+
+    Example:
+        >>> model = classifiers("relu", 2.0, depth=3)[0]
+        >>> [layer.out_features for layer in model if isinstance(layer, nn.Linear)]
+        [32, 32, 10]
+
+    """
+    hidden = [positive_integer("width", width)] * (positive_integer("depth", depth) - 1)
+    sizes = [inputs, *hidden, outputs]
+    drawn = random_mlp(sizes, activation, weight_variance=weight_variance, bias=True, seeds=seeds)
+    return to_modules(drawn)
+
+
 class Cache(NamedTuple):
     """What the forward pass keeps for the backward pass.
 

@@ -469,3 +469,18 @@ def test_map_takes_each_weight_and_then_each_bias() -> None:
     bare = backprop.random_mlp([3, 4, 2], "relu")
     assert bare.map(torch.neg).biases is None
     assert bare.map(torch.neg).activation is bare.activation
+
+
+@pytest.mark.breaks("companion/backprop.py", "- 1)\n    sizes = [inputs", ")\n    sizes = [inputs")
+def test_classifiers_are_random_networks_of_equal_layers() -> None:
+    models = backprop.classifiers("tanh", 3.0, 4, width=7, inputs=5, outputs=2, seeds=[3, 4])
+    options = {"weight_variance": 3.0, "bias": True, "seeds": [3, 4]}
+    drawn = backprop.to_modules(backprop.random_mlp([5, 7, 7, 7, 2], "tanh", **options))
+    assert [str(model) for model in models] == [str(model) for model in drawn]
+    for one, other in zip(models, drawn, strict=True):
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    linear = backprop.classifiers("relu", 2.0, 1, seeds=1)[0]
+    assert [tuple(p.shape) for p in linear.parameters()] == [(10, 64), (10,)]
+    with pytest.raises(ValueError, match="depth must be at least 1"):
+        backprop.classifiers("relu", 2.0, 0)
