@@ -187,8 +187,7 @@ class Sublayer(nn.Module):
         return f"place={self.place}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + F(N(x)) for pre-LN, N(x + F(x)) for post-LN; of x's shape (…, tokens, width).
-        """
+        """Return x + F(N(x)) for pre-LN, N(x + F(x)) for post-LN, of shape (…, tokens, width)."""
         if self.place == "pre":
             return x + self.branch(self.norm(x))
         return self.norm(x + self.branch(x))
