@@ -206,7 +206,7 @@ def singular_values(
 
     Args:
         model: as for :func:`end_to_end`, without randomness of its own (dropout).
-        inputs: of the shape that they have there.
+        inputs: (examples, ...) for a module; (*networks or nothing, examples, n_0) for an MLP.
         dtype: to compute in. The spectrum is of the weights as ``dtype`` holds them.
         seed: of the last bits.
 
@@ -384,7 +384,7 @@ def spectra(
     has one normal input.
 
     Args:
-        ensembles: what to draw; all of them see the same draws, scaled.
+        ensembles: what to draw; those with weights of one kind see the same draws, scaled.
         width: units in every layer, and number of inputs.
         depth: L, the number of layers.
         seeds: the seeds to draw, or how many, counting from 0.

@@ -77,7 +77,8 @@ class Recipe:
         loss: "plain", or "naive" for log(softmax) in float16, whose logarithm may meet a 0.
         units: factor on the loss, as a change of its units makes.
         half: whether all gradients pass through float16.
-        loss_scale: factor on the loss while they do, which is taken off again before the step.
+        loss_scale: factor on the loss on its way back, which is taken off the gradients before the
+            step.
 
     """
 
@@ -471,7 +472,8 @@ def build(recipe: Recipe, seed: int = 0) -> nn.Module:
         seed: of the weights.
 
     Raises:
-        ValueError: if ``network``, or another word of the recipe, is unknown.
+        ValueError: if ``network``, ``task``, ``inputs`` or ``activation`` of the recipe is an
+            unknown word.
 
     Example:
         >>> model = build(Recipe(depth=2))
@@ -598,6 +600,10 @@ def run(case: Case, seed: int = 0) -> Run:
     Args:
         case: as :func:`cases` gives them.
         seed: of the weights, the batches, and dropout.
+
+    Raises:
+        ValueError: if ``network``, ``task``, ``inputs`` or ``activation`` of the recipe is an
+            unknown word.
 
     """
     from companion.diagnosis.features import settled
