@@ -19,6 +19,10 @@ PASSED = "visible checks passed"
 def seed(student_id: str, question: str) -> int:
     """Return a seed that is this student's own for this question, from 0 to 2³¹ - 1.
 
+    Args:
+        student_id: text; capitals and blanks around it make no difference.
+        question: its name in the notebook.
+
     Raises:
         TypeError: if ``student_id`` is not text.
         ValueError: if it is empty.
@@ -37,7 +41,17 @@ def seed(student_id: str, question: str) -> int:
 
 
 def generator(student_id: str, question: str) -> torch.Generator:
-    """Return a generator of random numbers that are this student's own for this question."""
+    """Return a generator of random numbers that are this student's own for this question.
+
+    Args:
+        student_id: as for :func:`seed`.
+        question: likewise.
+
+    Raises:
+        TypeError: as :func:`seed`.
+        ValueError: as :func:`seed`.
+
+    """
     return torch.Generator().manual_seed(seed(student_id, question))
 
 

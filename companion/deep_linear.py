@@ -30,6 +30,12 @@ def mode_strength(time: Tensor, singular_value: float, start: float) -> Tensor:
         singular_value: s, the strength that the mode has in the target.
         start: a₀, its strength at time 0, between 0 and s.
 
+    Returns:
+        Tensor of ``time``'s shape.
+
+    Raises:
+        ValueError: if ``start`` does not lie between 0 and s.
+
     Source: Saxe et al. (2013), arXiv 1312.6120: the exact solution for two layers.
 
     Example:
@@ -46,6 +52,16 @@ def mode_strength(time: Tensor, singular_value: float, start: float) -> Tensor:
 def half_time(singular_value: float, start: float) -> float:
     """Return when a mode reaches half its final strength: ln(s/a₀ - 1) / 2s.
 
+    Args:
+        singular_value: s, the strength that the mode has in the target.
+        start: a₀, its strength at time 0, between 0 and s.
+
+    Returns:
+        Learning rate times number of steps; negative if the mode starts above half of s.
+
+    Raises:
+        ValueError: if ``start`` does not lie between 0 and s.
+
     Example:
         >>> round(half_time(2.0, start=0.02), 4)
         1.1488
@@ -57,7 +73,15 @@ def half_time(singular_value: float, start: float) -> float:
 
 
 def chain(weights: Sequence[Tensor]) -> Tensor:
-    """Return W_L ⋯ W_1 of weights given in the order in which they are applied."""
+    """Return W_L ⋯ W_1 of weights given in the order in which they are applied.
+
+    Args:
+        weights: L tensors of shape (*networks, n_l, n_{l-1}), at least one.
+
+    Returns:
+        Tensor of shape (*networks, n_L, n_0).
+
+    """
     product = weights[0]
     for weight in weights[1:]:
         product = weight @ product
@@ -68,6 +92,14 @@ def weight_gradients(weights: Sequence[Tensor], target: Tensor) -> list[Tensor]:
     """Return the gradient of ½‖T - W_L ⋯ W_1‖² with respect to each weight.
 
     It is -(W_L ⋯ W_{l+1})ᵀ (T - W_L ⋯ W_1) (W_{l-1} ⋯ W_1)ᵀ, by one pass up and one down.
+
+    Args:
+        weights: L tensors of shape (*networks, n_l, n_{l-1}).
+        target: T, of shape (*networks or nothing, n_L, n_0).
+
+    Returns:
+        L tensors of the weights' shapes.
+
     """
     below: list[Tensor] = [torch.eye(weights[0].shape[-1], dtype=weights[0].dtype)]
     for weight in weights:
@@ -93,12 +125,16 @@ def learn(
     Args:
         weights: L tensors of shape (*networks, n_l, n_{l-1}); they are not changed.
         target: T, of shape (*networks or nothing, n_L, n_0).
-        learning_rate: a number, or a tensor that broadcasts over (*networks, 1, 1).
+        learning_rate: a number, or a tensor of a shape that broadcasts with (*networks, 1, 1).
         steps: how many.
         progress: whether to show a bar.
 
     Returns:
         Tensor of shape (steps + 1, *networks, n_L, n_0).
+
+    Raises:
+        TypeError: if ``steps`` is not a whole number.
+        ValueError: if it is below 1.
 
     """
     weights = [weight.clone() for weight in weights]
@@ -142,6 +178,10 @@ def steps_to_learn(
 
     Returns:
         float64 tensor of shape (R, seeds): the first step below ``fraction``, or inf.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if ``start`` is another word, a count is below 1, or there is no seed.
 
     Source: Saxe et al. (2013), arXiv 1312.6120; the protocol there is MNIST.
 

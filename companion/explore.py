@@ -56,7 +56,13 @@ for (const box of document.querySelectorAll(".explore:not([data-alive])")) {
 
 
 class Frame(NamedTuple):
-    """A picture, as a WebP file, and the sentence that says what it shows."""
+    """A picture and what it shows.
+
+    Attributes:
+        image: a WebP file.
+        reading: the sentence that says what the picture shows.
+
+    """
 
     image: bytes
     reading: str

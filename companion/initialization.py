@@ -108,7 +108,7 @@ def variance_scaling_(
         generator: source of randomness; torch's global one if None.
 
     Returns:
-        The same tensor, whose shape stays as it is.
+        The tensor itself, of shape (out, in) or (out, in, *kernel).
 
     Raises:
         TypeError: if the tensor is not floating-point, or ``scale`` is not a number.
@@ -134,7 +134,7 @@ def variance_scaling_(
 def fill_(
     tensor: Tensor, distribution: SchemeDistribution, size: float, generator: torch.Generator | None
 ) -> Tensor:
-    """Fill a tensor, in place, with numbers of a standard deviation, or orthogonally with a gain.
+    """Fill a tensor, in place, with numbers of standard deviation ``size``, or orthogonally.
 
     Args:
         tensor: floating-point tensor of any shape; of two dimensions or more to be orthogonal.
@@ -143,7 +143,7 @@ def fill_(
         generator: source of randomness; torch's global one if None.
 
     Returns:
-        The same tensor, whose shape stays as it is.
+        The tensor itself, of unchanged shape.
 
     Raises:
         ValueError: if ``size`` is too large for the tensor's type.
@@ -238,7 +238,7 @@ class Scheme:
             generator: source of randomness; torch's global one if None.
 
         Returns:
-            The same tensor, whose shape stays as it is.
+            The tensor itself, of unchanged shape.
 
         Raises:
             TypeError: if the tensor is not floating-point.

@@ -204,7 +204,7 @@ def singular_values(
 
     Args:
         model: as for :func:`end_to_end`, without randomness of its own (dropout).
-        inputs: as there.
+        inputs: (examples, ...) for a module; (*networks or nothing, examples, n_0) for an MLP.
         dtype: to compute in. The spectrum is of the weights as ``dtype`` holds them.
         seed: of the last bits.
 
@@ -318,8 +318,16 @@ def gaussian_exponents(n: int, weight_variance: float = 1.0) -> Tensor:
     The k-th vector of the frame keeps a chi distributed part with n-k+1 degrees of freedom beside
     those before it, so λ_k = ½[ψ((n-k+1)/2) + ln(2σ_w²/n)].
 
+    Args:
+        n: rows and columns, and number of exponents.
+        scale: n times the variance of an entry.
+
     Returns:
         float64 tensor (n,), in falling order.
+
+    Raises:
+        TypeError: if ``n`` is not a whole number, or the scale is not a number.
+        ValueError: if ``n`` is below 1, or the scale is not positive and finite.
 
     Source: Newman (1986).
 
@@ -371,8 +379,21 @@ def spectra(
     Here the last layer too has its activation, so that each of the L layers is alike. Each network
     has one normal input.
 
+    Args:
+        ensembles: what to draw; those with weights of one kind see the same draws, scaled.
+        width: units in every layer, and number of inputs.
+        depth: L, the number of layers.
+        seeds: the seeds to draw, or how many, counting from 0.
+        input_mean_square: of the inputs.
+
     Returns:
         float64 tensor (ensembles, seeds, width), in falling order.
+
+    Raises:
+        TypeError: if a count is not a whole number, or a scale or ``input_mean_square`` is not a
+            number.
+        ValueError: if there is no ensemble or no seed, a word of an ensemble is unknown, a count is
+            below 1, or a scale or ``input_mean_square`` is negative or not finite.
 
     Source: Pennington, Schoenholz & Ganguli (2017), arXiv 1711.04735.
 
@@ -414,6 +435,7 @@ def relative_variance(values: Tensor) -> Tensor:
 
     Raises:
         ValueError: if all the values in a row are 0.
+        TypeError: if the values are not a floating-point tensor.
 
     Example:
         >>> round(relative_variance(torch.tensor([1.0, 3.0], dtype=torch.float64)).item(), 6)
@@ -434,6 +456,16 @@ def predicted_relative_variance(
 
     Each layer adds 1 if its weights are Gaussian, 0 if they are orthogonal, and
     E[φ′⁴]/E[φ′²]² - 1 for its activation: 0 for the identity, 1 for ReLU.
+
+    Args:
+        ensemble: of the networks.
+        depth: L, the number of layers.
+        input_mean_square: of the inputs.
+
+    Raises:
+        TypeError: if ``depth`` is not a whole number, or ``input_mean_square`` is not a number.
+        ValueError: if a word of the ensemble is unknown, ``depth`` is below 1, or
+            ``input_mean_square`` is negative or not finite.
 
     Source: Pennington, Schoenholz & Ganguli (2017), arXiv 1711.04735.
 
@@ -477,7 +509,8 @@ def histogram(
         The same Axes.
 
     Raises:
-        ValueError: if no value is positive.
+        ValueError: if no value is positive, or ``bins`` is below 1.
+        TypeError: if the values are not a floating-point tensor, or ``bins`` is not a whole number.
 
     """
     flat = floating("values", values).detach().flatten()

@@ -212,6 +212,7 @@ def depth_reached(diagram: Diagram, level: float = 0.5) -> Tensor:
 
     Raises:
         ValueError: if the depths do not rise.
+        TypeError: if the diagram's values are not a floating-point tensor.
 
     Example:
         >>> values = torch.tensor([0.9, 0.8, 0.2], dtype=torch.float64).reshape(1, 3, 1)

@@ -79,8 +79,12 @@ def line_with_band(
         color: of line and band; the next of the palette if None.
         line: passed on to ``ax.plot``.
 
+    Returns:
+        The same Axes.
+
     Raises:
         ValueError: if ``values`` has not two dimensions.
+        TypeError: if ``values`` is not a floating-point tensor.
 
     """
     values = floating("values", values).detach()
@@ -119,6 +123,7 @@ def gradient_flow(
 
     Raises:
         ValueError: if the shapes do not fit.
+        TypeError: if ``log_norms`` or ``theory`` is not a floating-point tensor.
 
     """
     log_norms = floating("log_norms", log_norms).detach()

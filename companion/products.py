@@ -29,6 +29,10 @@ def gaussian_factors(
     Returns:
         float64 tensor of shape (seeds, depth, n, n).
 
+    Raises:
+        TypeError: if a count is not a whole number, or the scale is not a number.
+        ValueError: if a count is below 1, there is no seed, or the scale is negative or not finite.
+
     Example:
         >>> factors = gaussian_factors(50, 4, weight_variance=2.0, seeds=3)
         >>> tuple(factors.shape), round(50 * factors.var().item(), 1)
@@ -51,6 +55,10 @@ def rotations(n: int, depth: int, *, seeds: int | Sequence[int] = 1) -> Tensor:
 
     Returns:
         float64 tensor of shape (seeds, depth, n, n).
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a count is below 1, or there is no seed.
 
     Source: Mezzadri (2007), "A Correct and Efficient Algorithm": the QR factor with the signs of
     R's diagonal put back.
@@ -77,6 +85,11 @@ def factors_with_singular_values(
 
     Returns:
         float64 tensor of shape (seeds, depth, n, n) with n = len(values).
+
+    Raises:
+        TypeError: if a value is not a number, or a count is not a whole one.
+        ValueError: if a value is negative or not finite, there is none, a count is below 1, or
+            there is no seed.
 
     Example:
         >>> factors = factors_with_singular_values([3.0, 1.0, 0.5], depth=2)
@@ -106,6 +119,7 @@ def log_growth(factors: Tensor, *, seed: int = 0) -> Tensor:
 
     Raises:
         ValueError: if the factors are not square or lack a dimension.
+        TypeError: if the factors are not a floating-point tensor.
 
     Example:
         >>> tenths = 0.1 * torch.eye(3, dtype=torch.float64).expand(1, 4, 3, 3)
@@ -167,6 +181,14 @@ def gaussian_lyapunov(n: int, weight_variance: float = 1.0) -> float:
     """Return the exact growth of ln‖·‖ per factor in a product of n×n Gaussian matrices.
 
     The stretch of any direction is chi distributed, so E ln‖Wu‖ = ½[ψ(n/2) + ln(2σ_w²/n)].
+
+    Args:
+        n: rows and columns.
+        scale: n times the variance of an entry, above 0.
+
+    Raises:
+        TypeError: if ``n`` is not a whole number.
+        ValueError: if ``n`` is below 1, or the scale is not above 0.
 
     Source: Newman (1986), whose whole spectrum replaces n/2 by (n-k+1)/2 for the k-th exponent.
 

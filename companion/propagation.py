@@ -235,8 +235,9 @@ def network_variance(
         gradients are not measured.
 
     Raises:
-        ValueError: if ``output_delta`` has not the output's shape, or a module has no linear or
-            convolutional layer.
+        ValueError: if the inputs do not fit an MLP, ``output_delta`` has not the output's shape, or
+            a module has no linear or convolutional layer.
+        TypeError: if the inputs of an MLP are not a floating-point tensor.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -54,7 +54,10 @@ def gradient_correlation(
         float64 tensor of shape (seeds, len(depths)); NaN where a gradient is zero.
 
     Raises:
-        ValueError: if there are more examples than dimensions, or more compared than there are.
+        ValueError: if there is no depth or no seed, a depth is below 1, there are more examples
+            than dimensions, or more compared than there are, or fewer than 2; or if
+            ``weight_variance`` is negative or not finite.
+        TypeError: if a count is not a whole number, or ``weight_variance`` is not a number.
 
     Example:
         >>> found = gradient_correlation([1, 2], batch_norm=True, seeds=8).mean(0)
@@ -125,6 +128,12 @@ def predicted_correlation(
 
     Returns:
         float64 tensor of shape (depth,).
+
+    Raises:
+        TypeError: if ``depth`` or ``examples`` is not a whole number, or ``weight_variance`` is not
+            a number.
+        ValueError: if ``depth`` is below 1 or ``examples`` below 2, ``weight_variance`` is negative
+            or not finite, or φ has kinks elsewhere than at 0.
 
     Source: Balduzzi et al. (2017), arXiv 1702.08591; correlations by Poole et al. (2016), arXiv
     1606.05340, instead of their assumption that c is 0.

@@ -20,6 +20,10 @@ DIGITS = 6  # to which a number is rounded first: what is a tie but for rounding
 def rounded(value: float | Tensor, places: int = 2) -> str:
     """Return a number to so many decimal places; a zero has no sign.
 
+    Args:
+        value: a number, or a tensor of any shape with one entry.
+        places: decimal places.
+
     Example:
         >>> rounded(0.125 - 1e-12), rounded(0.125 + 1e-12), rounded(-0.001)
         ('0.12', '0.12', '0.00')
@@ -32,6 +36,9 @@ def median(values: Tensor) -> float:
     """Return the median over all values; of an even number, halfway between the middle two.
 
     ``Tensor.median`` takes the lower one of these.
+
+    Args:
+        values: at least one, of any shape.
 
     Example:
         >>> import torch
@@ -64,6 +71,10 @@ def spread(values: Tensor, places: int = 2) -> str:
 def deviation(values: Tensor, places: int = 2) -> str:
     """Return the mean over networks and their standard deviation, to compare with a prediction.
 
+    Args:
+        values: one for each network, of any shape; two at least, for a deviation.
+        places: decimal places of each number.
+
     Example:
         >>> import torch
         >>> deviation(torch.tensor([1.0, 2.0, 3.0]))
@@ -85,6 +96,7 @@ def band(hits: int, cases: int, cuts: Sequence[float] = QUARTERS) -> str:
     Raises:
         ValueError: unless ``hits`` is a whole number from 0 to ``cases``, and the cuts rise from
             above 0 to below 1.
+        TypeError: if ``cases`` is not a whole number.
 
     Example:
         >>> band(1, 8), band(5, 8), band(8, 8)
@@ -115,6 +127,7 @@ def share(hits: int, cases: int) -> str:
 
     Raises:
         ValueError: unless ``hits`` is a whole number from 0 to ``cases``.
+        TypeError: if ``cases`` is not a whole number.
 
     Example:
         >>> share(400, 400), share(384, 400), share(237, 400), share(3, 400)

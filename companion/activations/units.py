@@ -190,7 +190,7 @@ def dead_units(model: nn.Module, inputs: Tensor) -> dict[str, Units]:
 
     Args:
         model: any module with activation modules such as ``nn.ReLU``, also in-place ones.
-        inputs: a batch of any shape that the model takes, with the examples first.
+        inputs: a batch, of any shape that the model takes, examples first.
 
     Returns:
         For each activation module, in the order of execution, its name in the model and its units;
@@ -216,7 +216,7 @@ def saturated_units(
 
     Args:
         model: as in :func:`dead_units`.
-        inputs: as there: of any shape that the model takes, with the examples first.
+        inputs: as there, of any shape that the model takes.
         slope_share: what is saturated, as in :func:`saturation_bounds`.
         input_share: on which share of the inputs (and positions) a unit must be so to count.
 
@@ -379,9 +379,8 @@ def born_dead(
         Boolean tensor of shape (seeds, depth).
 
     Raises:
-        TypeError: if ``width``, ``depth``, ``examples`` or the number of seeds is not a whole
-            number.
-        ValueError: if one of them is below 1, or a seed is not a whole number.
+        TypeError: if a count is not a whole number.
+        ValueError: if a count is below 1, or there is no seed.
 
     Example:
         >>> share = born_dead(3, 10, seeds=20_000).double().mean(0)[-1].item()

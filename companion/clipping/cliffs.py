@@ -28,7 +28,7 @@ def cliff(points: Tensor, *, steps: int = 50, target: float = 0.7) -> Tensor:
         target: what σ(h_T) should be.
 
     Returns:
-        (...) the losses, of the points' shape without its last dimension.
+        (...) the losses.
 
     Raises:
         TypeError: if ``steps`` is not a whole number.
@@ -126,10 +126,9 @@ def descend(
     Args:
         loss: of points (..., D), returning (...).
         start: (..., D) where the paths begin.
-        learning_rate: a number for all paths, or of a shape that broadcasts with (...): one a path.
+        learning_rate: a number, or one a path: of a shape that broadcasts with (...).
         steps: number of updates.
-        max_norm: largest norm a gradient is left with; inf does not clip. Of a shape that
-            broadcasts as well.
+        max_norm: largest norm a gradient is left with; inf does not clip. Of such a shape as well.
 
     Returns:
         (steps + 1, ..., D) the points passed, the start first. A path that has left the numbers

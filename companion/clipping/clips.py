@@ -265,8 +265,8 @@ def propose_threshold(norms: Tensor | Sequence[float], *, share: float = 0.1) ->
     It is their (1 − share) quantile. A norm that was not finite counts as larger than all others.
 
     Args:
-        norms: total norms of the gradient, one a step, before any clipping; as a tensor of any
-            shape.
+        norms: total norms of the gradient, one a step, before any clipping: numbers, or a tensor of
+            shape (steps,).
         share: of the steps to be clipped, between 0 and 1: 0 proposes the largest norm seen.
 
     Raises:

@@ -36,6 +36,13 @@ def manual_seed(seed: int) -> None:
 def normal(*shape: int, seed: int) -> Tensor:
     """Return standard normal numbers of torch's default type, drawn with a seed of their own.
 
+    Args:
+        shape: sizes of the dimensions.
+        seed: of the draw.
+
+    Returns:
+        Tensor of that shape.
+
     Example:
         >>> tuple(normal(2, 3, seed=1).shape)
         (2, 3)

@@ -15,8 +15,8 @@ class Split(NamedTuple):
     Attributes:
         train_inputs: (examples, features), floating point.
         train_targets: (examples,), class labels as int64.
-        test_inputs: as ``train_inputs``.
-        test_targets: as ``train_targets``.
+        test_inputs: (examples, features), as ``train_inputs``.
+        test_targets: (examples,), as ``train_targets``.
 
     """
 
@@ -43,7 +43,8 @@ def digits(
         dtype: of the inputs.
 
     Raises:
-        ValueError: if ``test_size`` leaves less than one of each class on either side.
+        ValueError: if ``test_size`` leaves fewer than ten images on either side.
+        TypeError: if ``test_size`` is not a whole number.
 
     Source: the test part of the UCI set of Alpaydin & Kaynak (1998), with scikit-learn.
 

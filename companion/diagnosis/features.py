@@ -53,6 +53,12 @@ def robust_slope(values: Tensor) -> float:
 def settled(loss: Tensor) -> float:
     """Return where a run ended: the mean of the last tenth of its losses, of five at least.
 
+    Args:
+        loss: (steps,) in order.
+
+    Returns:
+        The mean; nan without a loss.
+
     Example:
         >>> settled(torch.cat([torch.full((50,), 9.0), torch.ones(10)]))
         1.0
@@ -113,7 +119,13 @@ def matrices(log: Log) -> list[int]:
 
 
 def delta_profile(log: Log, sample: int | None) -> Tensor:
-    """Return (L,) log₁₀ of each layer's δ over the largest, NaN where it was not measured."""
+    """Return (L,) log₁₀ of each layer's δ over the largest, NaN where it was not measured.
+
+    Args:
+        log: of a run, as a monitor keeps it.
+        sample: index of the sampled step; None where there is none.
+
+    """
     if sample is None or not len(log.layers):
         return torch.full((len(log.layers),), math.nan, dtype=torch.float64)
     norms = log.delta_norms[sample].double()
@@ -164,7 +176,13 @@ def steepness_at_end(log: Log) -> float:
 
 
 def steepness_by_layer(log: Log, sample: int | None) -> Tensor:
-    """Return (L,) E[φ′] over the largest slope; NaN for other activations, and through time."""
+    """Return (L,) E[φ′] over the largest slope; NaN for other activations, and through time.
+
+    Args:
+        log: of a run, as a monitor keeps it.
+        sample: index of the sampled step; None where there is none.
+
+    """
     found = torch.full((len(log.layers),), math.nan, dtype=torch.float64)
     for index, layer in enumerate(log.layers):
         if sample is not None and layer.activation in FLAT and log.times[index] < 2:
@@ -188,7 +206,13 @@ def dead_at_end(log: Log) -> float:
 
 
 def dead_by_layer(log: Log, sample: int | None) -> Tensor:
-    """Return (L,) the share of units that have no slope at all; NaN but for rectifiers."""
+    """Return (L,) the share of units that have no slope at all; NaN but for rectifiers.
+
+    Args:
+        log: of a run, as a monitor keeps it.
+        sample: index of the sampled step; None where there is none.
+
+    """
     found = torch.full((len(log.layers),), math.nan, dtype=torch.float64)
     for index, layer in enumerate(log.layers):
         if sample is not None and layer.activation in RECTIFIERS:
@@ -253,7 +277,13 @@ def sensitivity(log: Log) -> float:
 
 
 def time_profile(log: Log, sample: int | None) -> Tensor:
-    """Return (L, K) log₁₀ of δ at K positions in time, over the last; NaN without time."""
+    """Return (L, K) log₁₀ of δ at K positions in time, over the last; NaN without time.
+
+    Args:
+        log: of a run, as a monitor keeps it.
+        sample: index of the sampled step; None where there is none.
+
+    """
     if sample is None or not log.through_time.numel():
         return torch.full((0, 0), math.nan, dtype=torch.float64)
     profile = log.through_time[sample].double()

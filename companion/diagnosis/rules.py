@@ -125,7 +125,14 @@ def _plain(value: object) -> object:
 
 
 class Condition(NamedTuple):
-    """That a feature is above or below a threshold, looked up in :data:`THRESHOLDS`."""
+    """That a feature is above or below a threshold, looked up in :data:`THRESHOLDS`.
+
+    Attributes:
+        feature: its name in :data:`companion.diagnosis.features.FEATURES`.
+        side: ">" for above, "<" for below.
+        threshold: its key in :data:`THRESHOLDS`.
+
+    """
 
     feature: str
     side: str
@@ -467,6 +474,11 @@ def margin(rule: Rule, found: dict[str, float]) -> float:
     """Return how far a rule is from firing, in the scales of its thresholds; it fires above 0.
 
     It is that of the condition that is least fulfilled, and -inf if a feature is not known.
+
+    Args:
+        rule: the rule.
+        found: the features by name, nan for one that is not known.
+
     """
     margins = []
     for feature, side, key in rule.conditions:

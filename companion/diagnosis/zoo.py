@@ -69,13 +69,17 @@ class Recipe:
         clip: bound on the whole gradient's norm.
         steps, batch, every: updates, examples of each (None: all), and steps between samples.
         warm: steps taken before the monitor looks.
-        inputs: one of :data:`INPUTS`, and ``by`` how much they are large, offset or uneven.
+        inputs: one of :data:`INPUTS`.
+        by: the factor on large inputs, what is added to offset ones, the ratio of the largest scale
+            to the smallest of uneven ones.
         label_noise: share of the labels that say nothing.
         broken_data: the step from which on an input is NaN, or None.
         skip_broken: leave out examples that are not finite.
         loss: "plain", or "naive" for log(softmax) in float16, whose logarithm may meet a 0.
         units: factor on the loss, as a change of its units makes.
-        half: whether all gradients pass through float16, times ``loss_scale`` on their way.
+        half: whether all gradients pass through float16.
+        loss_scale: factor on the loss on its way back, which is taken off the gradients before the
+            step.
 
     """
 
@@ -253,7 +257,12 @@ TASKS = {
 
 
 def task(recipe: Recipe) -> Task:
-    """Return what a recipe is trained on, with its inputs and labels as the recipe has them."""
+    """Return what a recipe is trained on, with its inputs and labels as the recipe has them.
+
+    Raises:
+        ValueError: if ``task`` or ``inputs`` of the recipe is an unknown word.
+
+    """
     found = TASKS[one_of("task", recipe.task, TASKS)](recipe)
     x, y = found.inputs, found.targets
     one_of("inputs", recipe.inputs, INPUTS)
@@ -313,7 +322,12 @@ def _conv(recipe: Recipe, sample: Tensor, outputs: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two layers on a branch: x + branch(x) with the norm first, or an activation after the sum."""
+    """Two layers on a branch: x + branch(x) with the norm first, or an activation after the sum.
+
+    Raises:
+        ValueError: if ``activation`` of the recipe is an unknown word.
+
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -341,7 +355,17 @@ def _residual(recipe: Recipe, sample: Tensor, outputs: int) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """torch's encoder on (batch, tokens, features), and the mean of its tokens read out."""
+    """torch's encoder on (batch, tokens, features), and the mean of its tokens read out.
+
+    Args:
+        recipe: its width, depth, activation, dropout and place of the norm.
+        features: numbers of each token.
+        outputs: numbers that are read out.
+
+    Raises:
+        ValueError: if ``activation`` of the recipe is an unknown word.
+
+    """
 
     def __init__(self, recipe: Recipe, features: int, outputs: int) -> None:
         super().__init__()
@@ -369,7 +393,14 @@ class Transformer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent network on (batch, time, features), read out at its last step."""
+    """A recurrent network on (batch, time, features), read out at its last step.
+
+    Args:
+        recipe: its network, width, depth and, of an RNN, activation.
+        features: numbers at each step.
+        outputs: numbers that are read out.
+
+    """
 
     def __init__(self, recipe: Recipe, features: int, outputs: int) -> None:
         super().__init__()
@@ -384,7 +415,17 @@ class Recurrent(nn.Module):
 
 
 class Shared(nn.Module):
-    """One layer, used ``depth`` times."""
+    """One layer, used ``depth`` times.
+
+    Args:
+        recipe: its width, depth and activation.
+        features: numbers of each example.
+        outputs: numbers that are read out.
+
+    Raises:
+        ValueError: if ``activation`` of the recipe is an unknown word.
+
+    """
 
     def __init__(self, recipe: Recipe, features: int, outputs: int) -> None:
         super().__init__()
@@ -440,6 +481,14 @@ def build(recipe: Recipe, seed: int = 0) -> nn.Module:
 
     Weights are normal with a variance of gain² times the critical one over the fan-in; recurrent
     matrices are orthogonal, and torch's own draw serves embeddings and norms.
+
+    Args:
+        recipe: what to build.
+        seed: of the weights.
+
+    Raises:
+        ValueError: if ``network``, ``task``, ``inputs`` or ``activation`` of the recipe is an
+            unknown word.
 
     Example:
         >>> model = build(Recipe(depth=2))
@@ -541,7 +590,15 @@ def _loss(recipe: Recipe, found: Task, outputs: Tensor, targets: Tensor) -> Tens
 
 
 class Run(NamedTuple):
-    """What became of a case: its log and its model; whether it reached the case's target."""
+    """What became of a case.
+
+    Attributes:
+        case: the case.
+        log: what the monitor saw.
+        model: as it was after the last step.
+        reached: whether the settled loss is at most the case's target.
+
+    """
 
     case: Case
     log: "Log"
@@ -558,6 +615,10 @@ def run(case: Case, seed: int = 0) -> Run:
     Args:
         case: as :func:`cases` gives them.
         seed: of the weights, the batches, and dropout.
+
+    Raises:
+        ValueError: if ``network``, ``task``, ``inputs`` or ``activation`` of the recipe is an
+            unknown word.
 
     """
     from companion.diagnosis.features import settled
@@ -858,6 +919,9 @@ def mend(case: Case, advice: Iterable[str]) -> Case:
     Args:
         case: a case that did not reach its target.
         advice: keys of :data:`companion.diagnosis.ADVICE`, as a finding has them.
+
+    Raises:
+        ValueError: if a piece of advice has no cure.
 
     Example:
         >>> case = Case("mlp", Recipe(gain=20.0, activation="tanh"), target=0.8)

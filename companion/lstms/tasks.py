@@ -243,6 +243,9 @@ def irnn(learning_rate: float = 0.01, max_norm: float = math.inf) -> Entry:
         learning_rate: of gradient descent.
         max_norm: at what norm each network's whole gradient is clipped; inf for never.
 
+    Raises:
+        ValueError: if the learning rate is negative; when training begins.
+
     Source: Le, Jaitly & Hinton (2015), arXiv 1504.00941.
 
     Example:
@@ -484,6 +487,10 @@ def race(
 
     Returns:
         A :class:`Run` for each name.
+
+    Raises:
+        TypeError: as :func:`train`.
+        ValueError: as :func:`train`.
 
     Example:
         >>> found = race(adding(4), hidden=4, seeds=2, steps=25, progress=False)

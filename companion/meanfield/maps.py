@@ -225,8 +225,9 @@ def correlation_fixed_point(
         bias_variance: σ_b².
 
     Raises:
-        ValueError: if the length has no fixed point; if 1 repels, and φ has kinks elsewhere than at
-            0.
+        ValueError: if the length has no fixed point; if a variance is negative or not finite; or if
+            1 repels, and φ has kinks elsewhere than at 0.
+        TypeError: if a variance is not a number.
 
     Source: Poole et al. (2016), arXiv 1606.05340.
 
@@ -352,7 +353,9 @@ def depth_scales(
         bias_variance: σ_b².
 
     Raises:
-        ValueError: if the length has no fixed point.
+        ValueError: if a variance is negative or not finite, or the length has no fixed point; or if
+            1 repels, and φ has kinks elsewhere than at 0.
+        TypeError: if a variance is not a number.
 
     Source: Schoenholz et al. (2017), arXiv 1611.01232.
 
@@ -389,7 +392,8 @@ def depth_scale(
         bias_variance: σ_b².
 
     Raises:
-        ValueError: if the length has no fixed point.
+        ValueError: as :func:`depth_scales`.
+        TypeError: if a variance is not a number.
 
     Source: Schoenholz et al. (2017), arXiv 1611.01232.
 

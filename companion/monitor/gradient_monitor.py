@@ -150,11 +150,13 @@ class GradientMonitor:
         """Tell the monitor that a step is over, after the optimizer's.
 
         Args:
-            loss: of the step, one number; before it was scaled.
+            loss: of the step, one number, before it was scaled; a tensor may be of any shape with
+                one entry.
 
         Raises:
             RuntimeError: outside of the ``with`` block.
-            ValueError: if the loss is not one number.
+            ValueError: if the loss is a tensor of more or fewer than one number.
+            TypeError: if the loss is no number at all.
 
         """
         if not self._inside:

@@ -222,7 +222,7 @@ class Growth(NamedTuple):
 
     Attributes:
         mean: of the factor.
-        variance: of the factor, from block to block.
+        variance: of the factor, over the block's weights.
 
     """
 
