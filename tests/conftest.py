@@ -1,6 +1,7 @@
 """What every test runs under, also when pytest is called by hand instead of through make."""
 
 import os
+import sys
 from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,13 @@ def pytest_configure() -> None:
         raise pytest.UsageError(
             "COURSE_REPETITION is set, which redraws all that is random; unset it to run the tests"
         )
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draw the same from torch's own generator in each test, whatever ran before it."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.hookimpl(trylast=True)
