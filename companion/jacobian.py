@@ -320,14 +320,15 @@ def gaussian_exponents(n: int, weight_variance: float = 1.0) -> Tensor:
 
     Args:
         n: rows and columns, and number of exponents.
-        scale: n times the variance of an entry.
+        weight_variance: σ_w², n times the variance of an entry.
 
     Returns:
         float64 tensor (n,), in falling order.
 
     Raises:
-        TypeError: if ``n`` is not a whole number, or the scale is not a number.
-        ValueError: if ``n`` is below 1, or the scale is not positive and finite.
+        TypeError: if ``n`` is not a whole number, or ``weight_variance`` is no number.
+        ValueError: if ``n`` is below 1, or ``weight_variance`` is not positive and
+            finite.
 
     Source: Newman (1986).
 

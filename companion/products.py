@@ -184,11 +184,11 @@ def gaussian_lyapunov(n: int, weight_variance: float = 1.0) -> float:
 
     Args:
         n: rows and columns.
-        scale: n times the variance of an entry, above 0.
+        weight_variance: σ_w², n times the variance of an entry, above 0.
 
     Raises:
         TypeError: if ``n`` is not a whole number.
-        ValueError: if ``n`` is below 1, or the scale is not above 0.
+        ValueError: if ``n`` is below 1, or ``weight_variance`` is not above 0.
 
     Source: Newman (1986), whose whole spectrum replaces n/2 by (n-k+1)/2 for the k-th exponent.
 
