@@ -21,8 +21,8 @@ KIND = pytest.mark.parametrize(
 
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "layers += [linear, phi, *units] if after else [linear, *units, phi]",
-    "layers += [linear, *units, phi]",
+    "layers += [linear, phi, *own] if after else [linear, *own, phi]",
+    "layers += [linear, *own, phi]",
     case="batch-True",
 )
 @KIND
