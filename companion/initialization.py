@@ -147,6 +147,7 @@ def fill_(
 
     Raises:
         ValueError: if ``size`` is too large for the tensor's type.
+        TypeError: if the tensor is not floating-point.
 
     """
     # Eight standard deviations are further than anything drawn.
