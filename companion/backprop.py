@@ -129,7 +129,7 @@ def random_mlp(
         dtype: of the weights.
 
     Raises:
-        TypeError: if a size or the number of seeds is not a whole number, the scale is not a
+        TypeError: if a size or the number of seeds is not a whole number, the variance is not a
             number, or ``dtype`` is not a floating-point type.
         ValueError: if there are fewer than two sizes or no seed, a number is out of range, or a
             word is not one of those above.

@@ -30,8 +30,9 @@ def gaussian_factors(
         float64 tensor of shape (seeds, depth, n, n).
 
     Raises:
-        TypeError: if a count is not a whole number, or the scale is not a number.
-        ValueError: if a count is below 1, there is no seed, or the scale is negative or not finite.
+        TypeError: if a count is not a whole number, or the variance is not a number.
+        ValueError: if a count is below 1, there is no seed, or the variance is negative or not
+            finite.
 
     Example:
         >>> factors = gaussian_factors(50, 4, weight_variance=2.0, seeds=3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion import training
+from companion._lib import random
 from companion.data import digits
 from companion.lstms import tasks
 from companion.lstms.tasks import Entry, Task
@@ -279,7 +280,7 @@ def test_scores_are_those_of_each_network(which: str) -> None:
     task, entry = TASKS[which](), ENTRIES["GRU"]
     run = tasks.train(task, entry, steps=2, **SMALL)
     found = tasks.score(run, examples=20, seed=9)
-    x, y = task.draw(20, generator(9))
+    x, y = task.draw(20, random.generator(9, "inputs"))
     for index in range(3):
         alone = Alone(entry.make(task.features, 5), run.networks, index)
         with torch.no_grad():

@@ -321,3 +321,13 @@ def test_a_wide_batch_norm_does_what_its_step_says(overlap: float, constant: boo
 def test_bad_input_is_named(call: Callable[[State], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(State(1.0, 0.5))
+
+
+def test_what_the_theory_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="an activation of units that have a mean"):
+        State(2.4, 0.8, mean=0.9).activation("relu")
+    with pytest.raises(ValueError, match="an activation of units that are not normal"):
+        State(1.0).activation("relu").activation("relu")
+    with pytest.raises(ValueError, match="no 4 positions are as far apart as"):
+        State(1.0, 2.0).average(4)
+    assert State(1.0, 2.0).average(2).square == 0

@@ -36,7 +36,7 @@ def trained_by_torch(
 ) -> float:
     model = single([5, *[7] * (depth - 1), 3], name, variance, seed, bias)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    generator = torch.Generator().manual_seed(seed + 2**32)
+    generator = torch.Generator().manual_seed(seed + 3 * 2**30)
     for _ in range(steps):
         rows = torch.randint(len(data.train_inputs), (8,), generator=generator)
         optimizer.zero_grad()

@@ -38,9 +38,17 @@ def test_without_a_repetition_a_seed_is_itself_and_streams_lie_apart() -> None:
     assert random.REPETITION is None
     assert random.mixed(5) == 5
     assert random.mixed(5, "inputs") == 5 + 2**31
-    assert random.mixed(5, "batches") == 5 + 2**32
+    assert random.mixed(5, "batches") == 5 + 3 * 2**30
     ours, theirs = random.generator(5, "inputs"), torch.Generator().manual_seed(5 + 2**31)
     assert torch.equal(torch.rand(9, generator=ours), torch.rand(9, generator=theirs))
+
+
+@pytest.mark.breaks("companion/_lib/random.py", "3 * 2**30", "2**32")
+def test_the_draws_of_streams_and_seeds_differ_and_not_only_their_numbers() -> None:
+    """torch takes 32 bits of a seed."""
+    pairs = [(seed, stream) for seed in (0, 1, 7, 1000) for stream in random.STREAMS]
+    drawn = torch.stack([torch.rand(8, generator=random.generator(*pair)) for pair in pairs])
+    assert len(drawn.unique(dim=0)) == len(pairs)
 
 
 @pytest.mark.breaks("companion/_lib/random.py", 'f"{own} {repetition}"', 'f"{own}"')

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import outputs
 import pytest
 import stored
 from chapters import ROOT
@@ -147,3 +148,12 @@ def test_the_head_is_written_anew_only_if_the_quick_parts_agree(
 )
 def test_decimals_have_room_and_nothing_else(one: str, other: str, same: bool) -> None:
     assert stored.alike(one, other, 0.02) == same
+
+
+@pytest.mark.parametrize("make", [stored.main, outputs.main])
+def test_nothing_is_stored_in_a_repetition(
+    make: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COURSE_REPETITION", "1")
+    with pytest.raises(SystemExit, match="COURSE_REPETITION is set"):
+        make([])

@@ -1,6 +1,7 @@
 """Where the book's files are, and how its configuration and notebooks are read."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ ROOT = BOOK.parent
 
 Notebook = dict[str, Any]
 Cell = dict[str, Any]
+
+
+def refuse_repetition() -> None:
+    """Exit where every seed stands for another one: what is stored is drawn without that."""
+    if os.environ.get("COURSE_REPETITION"):
+        raise SystemExit("COURSE_REPETITION is set; unset it to make what is stored")
 
 
 def config(root: Path = ROOT) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
 
 import nbformat
-from chapters import BOOK, chapter_files, slug
+from chapters import BOOK, chapter_files, refuse_repetition, slug
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -185,6 +185,7 @@ def main(names: list[str]) -> int:
     if find_spec("companion") is None:
         print("the companion is not installed: use `make outputs`")
         return 2
+    refuse_repetition()
     chapters = {path.stem: path for path in chapter_files()}
     chapters |= {name: BOOK / f"{name}.ipynb" for name in names if name not in chapters}
     unknown = [name for name in names if not chapters[name].is_file()]

@@ -20,7 +20,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from chapters import BOOK, ROOT
+from chapters import BOOK, ROOT, refuse_repetition
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,7 @@ def again(stored: Stored, root: Path = ROOT) -> list[str]:
 
 def main(arguments: list[str] | None = None, known: dict[str, Stored] | None = None) -> int:
     """Make a stored result, or its quick parts again; return the exit code."""
+    refuse_repetition()
     known = STORED if known is None else known
     parser = argparse.ArgumentParser(description="Make a stored result.")
     parser.add_argument("name", choices=known)

@@ -20,8 +20,9 @@ from companion._lib.arguments import positive_integer
 
 VARIABLE = "COURSE_REPETITION"
 Stream = Literal["weights", "inputs", "batches"]
-#: How far a stream's seeds lie from those of the weights.
-STREAMS: dict[Stream, int] = {"weights": 0, "inputs": 2**31, "batches": 2**32}
+#: How far a stream's seeds lie from those of the weights. Of a seed, torch's generator on a CPU
+#: takes the lowest 32 bits and no others.
+STREAMS: dict[Stream, int] = {"weights": 0, "inputs": 2**31, "batches": 3 * 2**30}
 
 
 def repetition_number(text: str | None) -> int | None:

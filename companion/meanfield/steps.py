@@ -252,12 +252,13 @@ class State:
         """Apply φ to each unit.
 
         Raises:
-            ValueError: if the units are not normal; if two inputs are neither alike nor
-                uncorrelated, and φ has kinks elsewhere than at 0.
+            ValueError: if the units are not normal, or their mean is not 0; if two inputs are
+                neither alike nor uncorrelated, and φ has kinks elsewhere than at 0.
 
         """
-        if not self.normal:
-            raise ValueError("an activation of units that are not normal: no prediction")
+        if not self.normal or self.mean:
+            units = "have a mean" if self.normal else "are not normal"
+            raise ValueError(f"an activation of units that {units}: no prediction")
         phi, q, c = activations.get(activation), self.square, self.correlation
         found = activations.gaussian_moments(phi, q)
 
@@ -279,7 +280,9 @@ class State:
 
         Both count as constants on the way back. To 1 over the number of units or examples they are,
         where gradients have nothing to do with x, and in a batch with each other; or where each is
-        that of its own example's output.
+        that of its own example's output. In a batch the units are to be normal: after an activation
+        they vary by different amounts, and more comes back (by a tenth after tanh). A small batch
+        leaves no normal units behind: of 8 examples, the mean square of tanh is 6 % larger.
 
         Args:
             kind: "layer", over the units, or "batch", over inputs any two of which are at the
@@ -326,10 +329,12 @@ class State:
 
         Raises:
             TypeError: if ``positions`` is not a whole number.
-            ValueError: if it is below 1.
+            ValueError: if it is below 1, or so many cannot be that far apart from each other.
 
         """
         count = positive_integer("positions", positions)
+        if self.square + (count - 1) * self.overlap < 0:
+            raise ValueError(f"no {count} positions are as far apart as {self} has them")
 
         def shared(square: float, overlap: float) -> float:
             return (square + (count - 1) * overlap) / count

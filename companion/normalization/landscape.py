@@ -55,7 +55,7 @@ def networks(
         seeds: the seeds to draw, or how many, counting from 0.
 
     Raises:
-        TypeError: if a size or the number of seeds is not a whole number, or the scale is not a
+        TypeError: if a size or the number of seeds is not a whole number, or the variance is not a
             number.
         ValueError: if ``norm`` is another word, there are fewer than two sizes or no seed, or a
             number is out of range.

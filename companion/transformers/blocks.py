@@ -460,8 +460,9 @@ def rank_collapse(
         (seeds, layers + 1) the :func:`token_spread` of the inputs and after each layer.
 
     Raises:
-        TypeError: if a count is not a whole number, or the scale is not a number.
-        ValueError: if a count is below 1, there is no seed, or the scale is negative or not finite.
+        TypeError: if a count is not a whole number, or the variance is not a number.
+        ValueError: if a count is below 1, there is no seed, or the variance is negative or not
+            finite.
 
     Source: Dong et al. (2021), arXiv 2103.03404.
 

@@ -59,7 +59,7 @@ def trained_one_by_one(dtype: torch.dtype = torch.float64) -> torch.Tensor:
                 ]
                 network = model(sizes, variance, seed, biases).to(dtype)
                 optimizer = torch.optim.SGD(network.parameters(), lr=RATE)
-                generator = torch.Generator().manual_seed(seed + 2**32)
+                generator = torch.Generator().manual_seed(seed + 3 * 2**30)
                 for _ in range(STEPS):
                     rows = torch.randint(len(digits.train_inputs), (BATCH,), generator=generator)
                     outputs = network(digits.train_inputs[rows].to(dtype))
