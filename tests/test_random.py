@@ -16,6 +16,7 @@ from companion import (
     activations,
     backprop,
     data,
+    deep_linear,
     jacobian,
     lstms,
     meanfield,
@@ -225,6 +226,23 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "transformers.flow": lambda n: (
         transformers.flow(transformers.Design("pre", layers=1, width=4), seeds=n).mean_squares
+    ),
+    "log_gradients": lambda n: propagation.log_gradients([3, 4, 2], "tanh", "he_normal", seeds=n),
+    "steps_to_learn": lambda n: (
+        deep_linear.steps_to_learn(
+            "gaussian", 2, learning_rates=[0.05, 0.1, 0.2, 0.4], seeds=n, steps=99, progress=False
+        ).T
+    ),
+    "degradation": lambda n: residuals.degradation(
+        [4], ["residual"], data=SMALL, width=4, steps=2, batch_size=4, seeds=n, progress=False
+    ).loss[0, 0],
+    "classifiers": lambda n: torch.stack(
+        [model[0].weight for model in backprop.classifiers("relu", 2.0, 2, seeds=n)]
+    ),
+    "tasks.networks": lambda n: (
+        lstms.tasks.networks(
+            lstms.tasks.entries()["LSTM"], lstms.tasks.adding(4), hidden=3, seeds=n
+        ).weight
     ),
     "rank_collapse": lambda n: transformers.rank_collapse(
         skip=False, layers=2, tokens=3, width=4, seeds=n
