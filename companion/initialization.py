@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from companion import activations
-from companion._lib.arguments import floating, non_negative, one_of
+from companion._lib.arguments import floating, non_negative, one_of, positive_integer
 from companion.activations import Activation
 
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
@@ -72,8 +72,9 @@ def variance(scale: float, mode: Mode, fan_in: int, fan_out: int) -> float:
         fan_out: number of units that an input feeds.
 
     Raises:
-        TypeError: if ``scale`` is not a number.
-        ValueError: if ``scale`` is negative or not finite, or ``mode`` is another word.
+        TypeError: if ``scale`` is not a number, or a fan not a whole one.
+        ValueError: if ``scale`` is negative or not finite, a fan is below 1, or ``mode`` is another
+            word.
 
     Example:
         >>> variance(2.0, "fan_in", fan_in=50, fan_out=20)
@@ -82,8 +83,8 @@ def variance(scale: float, mode: Mode, fan_in: int, fan_out: int) -> float:
     """
     scale = non_negative("scale", scale)
     mode = one_of("mode", mode, MODES)
-    fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[mode]
-    return scale / fan
+    into, out = positive_integer("fan_in", fan_in), positive_integer("fan_out", fan_out)
+    return scale / {"fan_in": into, "fan_out": out, "fan_avg": (into + out) / 2}[mode]
 
 
 def variance_scaling_(

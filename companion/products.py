@@ -156,6 +156,10 @@ def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dic
         ``root mean square`` of the singular values, which is ‖W‖_F/√n, and ``typical stretch``,
         which is exp E ln‖Wu‖ over random unit vectors u.
 
+    Raises:
+        TypeError: if ``directions`` is not a whole number.
+        ValueError: if it is below 1.
+
     Example:
         >>> factors = factors_with_singular_values([2.0, 1.0], depth=3)
         >>> found = candidates(factors)
@@ -164,8 +168,8 @@ def candidates(factors: Tensor, *, directions: int = 2000, seed: int = 1) -> dic
 
     """
     singular = torch.linalg.svdvals(factors)
-    n = factors.shape[-1]
-    (u,) = random.normal([random.generator(seed, "inputs")], n, directions).to(factors.dtype)
+    n, count = factors.shape[-1], positive_integer("directions", directions)
+    (u,) = random.normal([random.generator(seed, "inputs")], n, count).to(factors.dtype)
     u = u / torch.linalg.vector_norm(u, dim=0)
     stretch = torch.linalg.vector_norm(factors @ u, dim=-2)
     return {
@@ -188,8 +192,8 @@ def gaussian_lyapunov(n: int, weight_variance: float = 1.0) -> float:
         weight_variance: σ_w², n times the variance of an entry, above 0.
 
     Raises:
-        TypeError: if ``n`` is not a whole number.
-        ValueError: if ``n`` is below 1, or ``weight_variance`` is not above 0.
+        TypeError: if ``n`` is not a whole number, or ``weight_variance`` is no number.
+        ValueError: if ``n`` is below 1, or ``weight_variance`` is not above 0 and finite.
 
     Source: Newman (1986), whose whole spectrum replaces n/2 by (n-k+1)/2 for the k-th exponent.
 
@@ -199,4 +203,6 @@ def gaussian_lyapunov(n: int, weight_variance: float = 1.0) -> float:
 
     """
     half = torch.tensor(positive_integer("n", n) / 2, dtype=torch.float64)
+    if not non_negative("weight_variance", weight_variance):
+        raise ValueError("weight_variance must be above 0, got 0: nothing is left to grow")
     return 0.5 * (torch.special.digamma(half).item() + math.log(weight_variance / half.item()))

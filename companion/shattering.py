@@ -132,8 +132,8 @@ def predicted_correlation(
     Raises:
         TypeError: if ``depth`` or ``examples`` is not a whole number, or ``weight_variance`` is not
             a number.
-        ValueError: if ``depth`` is below 1 or ``examples`` below 2, ``weight_variance`` is negative
-            or not finite, or φ has kinks elsewhere than at 0.
+        ValueError: if ``depth`` is below 1 or ``examples`` below 2, ``weight_variance`` is
+            negative, not finite, or 0 without a residual, or φ has kinks elsewhere than at 0.
 
     Source: Balduzzi et al. (2017), arXiv 1702.08591; correlations by Poole et al. (2016), arXiv
     1606.05340, instead of their assumption that c is 0.
@@ -146,6 +146,8 @@ def predicted_correlation(
     phi = activations.get(activation)
     if examples is not None and positive_integer("examples", examples) < 2:
         raise ValueError(f"examples must be at least 2, got {examples}")
+    if not (non_negative("weight_variance", weight_variance) or residual):
+        raise ValueError("weight_variance must be above 0, got 0: no gradient comes back")
     stream = State(1.0, 1.0)
     correlation, found = 1.0, []
     for _ in range(positive_integer("depth", depth)):

@@ -624,3 +624,9 @@ def test_only_modules_are_initialized() -> None:
 def test_a_scheme_of_ones_own() -> None:
     mine = replace(SCHEMES["he_normal"], name="mine", distribution="truncated_normal")
     assert initialize(nn.Linear(50, 2), mine)["weight"] == Drawn("mine", 0.2, (50, 2))
+
+
+@pytest.mark.parametrize("fans", [(0, 3), (3, 0)])
+def test_a_variance_needs_fans(fans: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        initialization.variance(1.0, "fan_avg", *fans)

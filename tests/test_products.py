@@ -188,6 +188,12 @@ def test_typical_stretch_is_the_lyapunov_exponent_of_gaussians() -> None:
     ("call", "error", "message"),
     [
         (lambda: products.gaussian_factors(0, 1), ValueError, "n must be at least 1, got 0"),
+        (lambda: products.gaussian_lyapunov(3, 0.0), ValueError, "weight_variance must be above 0"),
+        (
+            lambda: products.candidates(torch.eye(2)[None, None], directions=2.5),
+            TypeError,
+            "directions must be a whole number",
+        ),
         (lambda: products.gaussian_factors(2, 0), ValueError, "depth must be at least 1"),
         (lambda: products.gaussian_factors(2, 1, seeds=0), ValueError, "seeds must be at least 1"),
         (

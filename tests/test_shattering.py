@@ -117,3 +117,10 @@ def test_depths_share_their_first_layers_and_can_come_in_any_order() -> None:
 def test_bad_input_is_named(call: Callable[..., object], error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call(shattering.gradient_correlation)
+
+
+def test_without_weights_only_a_residual_network_has_a_correlation() -> None:
+    with pytest.raises(ValueError, match="weight_variance must be above 0, got 0"):
+        shattering.predicted_correlation(2, weight_variance=0.0)
+    found = shattering.predicted_correlation(2, weight_variance=0.0, residual=True)
+    assert found.tolist() == [1.0, 1.0]
