@@ -49,7 +49,7 @@ def test_fans_are_torchs(shape: list[int]) -> None:
     assert initialization.fans(tensor) == nn.init._calculate_fan_in_and_fan_out(tensor)
 
 
-@pytest.mark.breaks("companion/initialization.py", "(fan_in + fan_out) / 2", "fan_in + fan_out")
+@pytest.mark.breaks("companion/initialization.py", "(into + out) / 2", "into + out")
 @reproducible
 @given(scale=st.floats(0, 1e3), fan_in=st.integers(1, 99), fan_out=st.integers(1, 99))
 def test_variance_is_scale_over_the_fan_named(scale: float, fan_in: int, fan_out: int) -> None:
