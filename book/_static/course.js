@@ -12,13 +12,11 @@ function reachable() {
   }
 }
 
-// The theme looks, a moment after a change of the window's size, which other boxes scroll. When
-// fonts, pictures or a slow layout change the page's own size later, it is to look again.
-const resized = new ResizeObserver(() => dispatchEvent(new Event("resize")));
-
 addEventListener("resize", reachable);
 document.fonts.ready.then(() => {
   reachable();
+  // The theme looks, a moment after a change of the window's size, which other boxes scroll. When
+  // fonts, pictures or a slow layout change the page's own size later, it is to look again.
   const article = document.querySelector(".bd-article");
-  if (article) resized.observe(article);
+  if (article) new ResizeObserver(() => dispatchEvent(new Event("resize"))).observe(article);
 });
