@@ -1,22 +1,10 @@
-"""The longer race, whose stored table the chapter on LSTMs shows."""
+"""The longer race, part by part; tests/test_stored.py holds the table that is stored."""
 
 from functools import partial
 
 import pytest
-from chapters import BOOK, read
-from stored import STORED
 
 from companion.lstms import longer, tasks
-
-
-def test_the_chapter_shows_the_table_that_is_stored() -> None:
-    kept = STORED["long-race"].table()
-    heads = [line for line in kept.splitlines() if not line.startswith(" ")]
-    budgets = [(make(), steps) for make, steps in longer.BUDGETS]
-    assert heads == [
-        f"{task.name}, {task.length} steps, {steps} updates" for task, steps in budgets
-    ]
-    assert any(kept in cell["source"] for cell in read(BOOK / "lstms.ipynb")["cells"])
 
 
 @pytest.mark.breaks("companion/lstms/longer.py", "(heading if name ==", "(heading if name !=")

@@ -263,8 +263,8 @@ DRAWINGS: dict[str, Drawing] = {
 
 @pytest.mark.breaks(
     "companion/products.py",
-    "random.generators(random.seed_list(seeds))",
-    "[random.generator(0)] * len(random.seed_list(seeds))",
+    "random.normal(generators, depth, n, n)",
+    "random.normal([generators[0]] * depth, len(generators), n, n).transpose(0, 1)",
     case="gaussian_factors",
 )
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -9,7 +9,9 @@ from pathlib import Path
 import outputs
 import pytest
 import stored
-from chapters import ROOT
+from chapters import BOOK, ROOT, read
+
+from companion.lstms import longer
 
 
 @pytest.mark.parametrize("name", stored.STORED)
@@ -157,3 +159,13 @@ def test_nothing_is_stored_in_a_repetition(
     monkeypatch.setenv("COURSE_REPETITION", "1")
     with pytest.raises(SystemExit, match="COURSE_REPETITION is set"):
         make([])
+
+
+def test_the_chapter_shows_the_table_that_is_stored() -> None:
+    kept = stored.STORED["long-race"].table()
+    heads = [line for line in kept.splitlines() if not line.startswith(" ")]
+    budgets = [(make(), steps) for make, steps in longer.BUDGETS]
+    assert heads == [
+        f"{task.name}, {task.length} steps, {steps} updates" for task, steps in budgets
+    ]
+    assert any(kept in cell["source"] for cell in read(BOOK / "lstms.ipynb")["cells"])
