@@ -19,10 +19,15 @@ from torch import Generator, Tensor
 from companion._lib.arguments import positive_integer
 
 VARIABLE = "COURSE_REPETITION"
-Stream = Literal["weights", "inputs", "batches"]
+Stream = Literal["weights", "data", "inputs", "batches"]
 #: How far a stream's seeds lie from those of the weights. Of a seed, torch's generator on a CPU
 #: takes the lowest 32 bits and no others.
-STREAMS: dict[Stream, int] = {"weights": 0, "inputs": 2**31, "batches": 3 * 2**30}
+STREAMS: dict[Stream, int] = {
+    "weights": 0,
+    "data": 2**30,
+    "inputs": 2**31,
+    "batches": 3 * 2**30,
+}
 
 
 def repetition_number(text: str | None) -> int | None:

@@ -36,6 +36,8 @@ def manual_seed(seed: int) -> None:
 def normal(*shape: int, seed: int) -> Tensor:
     """Return standard normal numbers of torch's default type, drawn with a seed of their own.
 
+    They depend on no network's weights, whatever its seed, since those come from another stream.
+
     Args:
         shape: sizes of the dimensions.
         seed: of the draw.
@@ -48,4 +50,4 @@ def normal(*shape: int, seed: int) -> Tensor:
         (2, 3)
 
     """
-    return torch.randn(*shape, generator=generator(seed))
+    return torch.randn(*shape, generator=random.generator(seed, "data"))
