@@ -22,13 +22,20 @@ def rounded(value: float | Tensor, places: int = 2) -> str:
 
     Args:
         value: a number, or a tensor of any shape with one entry.
-        places: decimal places.
+        places: decimal places, 0 to 6.
+
+    Raises:
+        ValueError: if there are more places than that, or the tensor has not one entry.
+        TypeError: if ``places`` is not a whole number.
 
     Example:
         >>> rounded(0.125 - 1e-12), rounded(0.125 + 1e-12), rounded(-0.001)
         ('0.12', '0.12', '0.00')
 
     """
+    places = _places(places)
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"value must be one number, got a tensor of shape {tuple(value.shape)}")
     return f"{round(round(float(value), DIGITS), places) + 0.0:.{places}f}"
 
 
@@ -40,13 +47,16 @@ def median(values: Tensor) -> float:
     Args:
         values: at least one, of any shape.
 
+    Raises:
+        ValueError: if there is none.
+
     Example:
         >>> import torch
         >>> median(torch.tensor([1.0, 2.0, 4.0, 9.0]))
         3.0
 
     """
-    return round(values.double().quantile(0.5).item(), DIGITS)
+    return round(_at_least(1, values).double().quantile(0.5).item(), DIGITS)
 
 
 def spread(values: Tensor, places: int = 2) -> str:
@@ -54,7 +64,11 @@ def spread(values: Tensor, places: int = 2) -> str:
 
     Args:
         values: one for each network, of any shape.
-        places: decimal places of each number.
+        places: decimal places of each number, 0 to 6.
+
+    Raises:
+        ValueError: if there is no value, or there are more places than that.
+        TypeError: if ``places`` is not a whole number.
 
     Example:
         >>> import torch
@@ -73,7 +87,11 @@ def deviation(values: Tensor, places: int = 2) -> str:
 
     Args:
         values: one for each network, of any shape; two at least, for a deviation.
-        places: decimal places of each number.
+        places: decimal places of each number, 0 to 6.
+
+    Raises:
+        ValueError: if there are fewer than two values, or more places than that.
+        TypeError: if ``places`` is not a whole number.
 
     Example:
         >>> import torch
@@ -81,6 +99,7 @@ def deviation(values: Tensor, places: int = 2) -> str:
         '2.00 ± 1.00'
 
     """
+    values = _at_least(2, values)
     return f"{rounded(values.mean(), places)} ± {rounded(values.std(), places)}"
 
 
@@ -146,3 +165,17 @@ def _checked(hits: int, cases: int) -> tuple[int, int]:
     if not 0 <= hits <= cases or hits != int(hits):
         raise ValueError(f"hits must be a whole number from 0 to {cases}, got {hits}")
     return int(hits), cases
+
+
+def _places(places: int) -> int:
+    if isinstance(places, bool) or not isinstance(places, int):
+        raise TypeError(f"places must be a whole number from 0 to {DIGITS}, got {places!r}")
+    if not 0 <= places <= DIGITS:
+        raise ValueError(f"places must be from 0 to {DIGITS}, got {places}")
+    return places
+
+
+def _at_least(count: int, values: Tensor) -> Tensor:
+    if values.numel() < count:
+        raise ValueError(f"values must be at least {count}, got {values.numel()}")
+    return values

@@ -33,7 +33,7 @@ def test_a_tie_is_one_on_either_side_of_rounding_errors() -> None:
 
 
 @pytest.mark.breaks(
-    "companion/tables.py", "values.double().quantile(0.5)", "values.double().median()"
+    "companion/tables.py", "values).double().quantile(0.5)", "values).double().median()"
 )
 @reproducible
 @given(NUMBERS)
@@ -61,6 +61,25 @@ def test_a_spread_is_the_median_and_the_ends(numbers: list[float]) -> None:
 def test_a_deviation_is_that_of_a_sample() -> None:
     values = torch.tensor([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0])
     assert deviation(values) == "5.00 ± 2.14"
+
+
+@pytest.mark.breaks("companion/tables.py", "<= places <= DIGITS", "<= places < 9")
+@pytest.mark.breaks("companion/tables.py", "numel() < count", "numel() < 1")
+def test_what_cannot_be_printed_so_is_refused() -> None:
+    """A seventh place would be a zero that nobody measured."""
+    two = torch.tensor([1.0, 2.0])
+    for places in (-1, 7, 8):
+        for put in (rounded, spread, deviation):
+            with pytest.raises(ValueError, match=f"places must be from 0 to 6, got {places}"):
+                put(two if put is not rounded else 1.0, places)
+    for odd in (1.0, True, "2"):
+        with pytest.raises(TypeError, match="places must be a whole number"):
+            spread(two, odd)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"value must be one number, got .* shape \(2,\)"):
+        rounded(two)
+    for put, count in ((median, 1), (spread, 1), (deviation, 2)):
+        with pytest.raises(ValueError, match=f"values must be at least {count}, got {count - 1}"):
+            put(two[: count - 1])
 
 
 @reproducible
