@@ -54,8 +54,8 @@ def degrees(u: Tensor, v: Tensor) -> float:
 
 @pytest.mark.breaks(
     "companion/clipping/clips.py",
-    "max_norm / (_norm(gradients, kind) + 1e-6)",
-    "max_norm / _norm(gradients, kind)",
+    "max_norm / (norm + 1e-6)",
+    "max_norm / norm",
 )
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("kind", [1.0, 2.0, 3.5, math.inf])
@@ -179,9 +179,7 @@ def test_a_unit_of_no_gradient_stays_so() -> None:
 
 # torch divides by a norm that overflowed to infinity, and leaves zeros.
 @pytest.mark.breaks(
-    "companion/clipping/clips.py",
-    "torch.linalg.vector_norm(t, kind, dtype=torch.float64) for",
-    "torch.linalg.vector_norm(t, kind) for",
+    "companion/_lib/norms.py", "vector_norm(t.double(), order)", "vector_norm(t, order)"
 )
 @pytest.mark.parametrize(
     ("dtype", "size"), [(torch.float32, 1e30), (torch.float16, 4e4), (torch.bfloat16, 1e30)]
@@ -196,6 +194,38 @@ def test_a_norm_its_type_cannot_hold_is_clipped_all_the_same(
     clip = clip_norm_([ours], 1.0)
     assert ours.grad.double().norm().item() == pytest.approx(1, rel=1e-2)
     assert clip.norm == pytest.approx(10 * gradient[0].item(), rel=1e-6)
+
+
+@pytest.mark.breaks("companion/_lib/norms.py", "values / largest", "values")
+@pytest.mark.breaks("companion/clipping/clips.py", "if math.isinf(norm):  # of", "if False:  # of")
+@pytest.mark.breaks("companion/clipping/clips.py", "    if math.isinf(norm):\n", "    if False:\n")
+@pytest.mark.parametrize("size", [1e200, 1.7e308])
+@pytest.mark.parametrize("clip", [EVERY["norm"], EVERY["groups"]], ids=["norm", "groups"])
+def test_a_norm_beyond_float64_keeps_the_direction(clip: Callable[..., Clip], size: float) -> None:
+    """Zeros were left of it, in silence."""
+    direction = torch.tensor([2.0, 1.0, -2.0], dtype=torch.float64) / 3
+    (w,) = with_gradients(size * direction / direction.max())
+    done = clip([w])
+    torch.testing.assert_close(w.grad, direction)
+    assert done.angle == pytest.approx(0, abs=1e-5)
+    assert done.norm == pytest.approx(1.5 * size)  # inf for the larger
+
+
+@pytest.mark.breaks("companion/clipping/clips.py", "if norms.isinf().any():", "if False:")
+@pytest.mark.parametrize("size", [1e200, 1.7e308])
+def test_a_units_norm_beyond_float64_keeps_its_direction(size: float) -> None:
+    direction = torch.tensor([[2.0, 1.0, -2.0], [0.0, 0.3, 0.4]], dtype=torch.float64)
+    (w,) = with_gradients(direction * torch.tensor([[size / 2], [1.0]], dtype=torch.float64))
+    with torch.no_grad():
+        w.fill_(1.0)
+    clip_adaptive_(w)
+    largest = 0.01 * 3**0.5
+    torch.testing.assert_close(w.grad, direction * largest / torch.tensor([[3.0], [0.5]]))
+
+
+def test_a_small_norm_does_not_vanish_in_its_squares() -> None:
+    (w,) = with_gradients(torch.tensor([3e-200, 4e-200], dtype=torch.float64))
+    assert clip_norm_(w, 1.0).norm == pytest.approx(5e-200)
 
 
 @pytest.mark.breaks(

@@ -145,17 +145,17 @@ def test_vital_signs_are_those_of_the_record() -> None:
     moved = record.displacement[..., 0] / record.weight_norms[0, :, 0]
     shown = [
         [record.loss],
-        [record.delta_norms[..., 0], record.delta_norms[..., -1]],
-        [moved.where(moved > 0, torch.nan), torch.full((4, 3), torch.nan)],
+        [record.delta_norms[..., 0].log10(), record.delta_norms[..., -1].log10()],
+        [moved.where(moved > 0, torch.nan).log10(), torch.full((4, 3), torch.nan)],
         [record.test_accuracy],
     ]
     for ax, columns in zip(axes, shown, strict=True):
         for line, values, style in zip(ax.lines, columns, ["-", "--"], strict=False):
             assert line.get_xdata().tolist() == [0, 2, 4, 6]
-            np.testing.assert_allclose(line.get_ydata(), values.median(1).values, rtol=1e-12)
+            np.testing.assert_allclose(line.get_ydata(), values.median(1).values, rtol=1e-9)
             assert (line.get_color(), line.get_linestyle()) == ("#112233", style)
         assert len(ax.lines) == len(ax.collections) == len(columns)
-    assert [ax.get_yscale() for ax in axes] == ["linear", "log", "log", "linear"]
+    assert {ax.get_yscale() for ax in axes} == {"linear"}
     assert [text.get_text() for text in axes[0].get_legend().get_texts()] == ["healthy"]
     plt.close(figure)
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from companion._lib.norms import vector_norm
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -37,7 +39,7 @@ def of_part(parameters: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def norms(tensors: Iterable[Tensor]) -> Tensor:
     """Return the norm of each network's part of each tensor, as (S, len(tensors))."""
-    return torch.stack([torch.linalg.vector_norm(t.flatten(1), dim=1) for t in tensors], dim=1)
+    return torch.stack([vector_norm(t.flatten(1), dim=1) for t in tensors], dim=1)
 
 
 def scaled(gradient: Tensor, norms: Tensor, bounds: Tensor) -> Tensor:

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from companion._lib.arguments import non_negative, one_of
+from companion._lib.norms import total_norm, vector_norm
 
 Nonfinite = Literal["raise", "skip"]
 NONFINITE: tuple[Nonfinite, ...] = get_args(Nonfinite)
 Parameters = Iterable[Tensor] | Tensor
+#: Brings a gradient of float64 numbers whose norm is beyond float64 back into its range.
+SHRUNK = 2.0**-60
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -32,7 +35,7 @@ class Clip(NamedTuple):
 
     Attributes:
         norm: ‖g‖ before, in float64: a gradient whose norm the gradient's own type cannot hold has
-            a finite one here. inf or nan if g is not finite.
+            a finite one here. inf or nan if g is not finite; inf also beyond float64 itself.
         factor: ‖g‖ after over ‖g‖ before; 1 for no gradient at all, 0 for a skipped step.
         angle: degrees between g before and after; 0 if the direction was kept, or if nothing is
             left of g.
@@ -228,6 +231,9 @@ def clip_adaptive_(
             assert parameter.grad is not None  # those without are left out before
             largest = share * _unit_norms(parameter.detach()).clamp(min=eps)
             norms = _unit_norms(parameter.grad)
+            if norms.isinf().any():
+                parameter.grad.mul_(torch.where(norms.isinf(), SHRUNK, 1.0))
+                norms = _unit_norms(parameter.grad)
             scale = torch.where(norms > largest, largest / norms, 1.0)
             parameter.grad.mul_(scale.to(parameter.grad.dtype))
 
@@ -313,9 +319,7 @@ def _norm_type(value: float) -> float:
 
 
 def _norm(tensors: Iterable[Tensor], kind: float = 2.0) -> float:
-    """Return the norm of all entries together, in float64, which holds that of any float32s."""
-    each = [torch.linalg.vector_norm(t, kind, dtype=torch.float64) for t in tensors]
-    return torch.linalg.vector_norm(torch.stack(each), kind).item()
+    return total_norm(tensors, kind).item()
 
 
 def _scale_(parameters: list[Tensor], max_norm: float, kind: float) -> None:
@@ -323,7 +327,12 @@ def _scale_(parameters: list[Tensor], max_norm: float, kind: float) -> None:
     gradients = _gradients(parameters)
     if not gradients:
         return
-    factor = min(1.0, max_norm / (_norm(gradients, kind) + 1e-6))
+    norm = _norm(gradients, kind)
+    if math.isinf(norm):  # of finite entries
+        for gradient in gradients:
+            gradient.mul_(SHRUNK)
+        norm = _norm(gradients, kind)
+    factor = min(1.0, max_norm / (norm + 1e-6))
     for gradient in gradients:
         gradient.mul_(factor)
 
@@ -334,7 +343,7 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def _unit_norms(tensor: Tensor) -> Tensor:
     dims = tuple(range(1, tensor.dim())) or None
-    return torch.linalg.vector_norm(tensor, dim=dims, keepdim=True, dtype=torch.float64)
+    return vector_norm(tensor.double(), dim=dims, keepdim=True)
 
 
 def _clip(
@@ -374,6 +383,12 @@ def _angle(before: list[Tensor], norm: float, after: list[Tensor], left: float) 
     """Return the degrees between two gradients, accurate also where a cosine rounds to 1."""
     if norm == 0 or left == 0:
         return 0.0
+    if math.isinf(norm):
+        before = [gradient * SHRUNK for gradient in before]
+        norm = _norm(before)
+    if math.isinf(left):
+        after = [gradient * SHRUNK for gradient in after]
+        left = _norm(after)
     pairs = [(u.double() / norm, v.double() / left) for u, v in zip(before, after, strict=True)]
     apart, along = _norm(u - v for u, v in pairs), _norm(u + v for u, v in pairs)
     return math.degrees(2 * math.atan2(apart, along))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from companion._lib.arguments import finite, floating, non_negative, one_of, positive_integer
+from companion._lib.norms import matrix_norm
 
 CellKind = Literal["rnn", "lstm", "gru"]
 Nonlinearity = Literal["tanh", "relu"]
@@ -378,10 +379,10 @@ def through_time(
     state = _begun(found, inputs, state)
     slopes, state = _slopes(found, drive(found, inputs), state)
     pulled = _identity(state, of)
-    norms = [_norm(_matrix(pulled, wrt), order)]
+    norms = [matrix_norm(_matrix(pulled, wrt), order)]
     for t in reversed(range(len(inputs))):
         pulled = _pull_back(found, [[s[t] for s in part] for part in slopes], pulled)
-        norms.append(_norm(_matrix(pulled, wrt), order))
+        norms.append(matrix_norm(_matrix(pulled, wrt), order))
     return torch.stack(norms[::-1])
 
 
@@ -443,14 +444,6 @@ def _pull_back(cell: Cell, slopes: list[list[Tensor]], pulled: list[Tensor]) -> 
     through = by(0, GATES[cell.kind]).flatten(-3, -2) @ cell.weight_hh
     straight = [by(1 + i) for i in range(len(pulled))]
     return [straight[0] + through.view_as(straight[0]), *straight[1:]]
-
-
-def _norm(matrix: Tensor, order: int | str) -> Tensor:
-    """Return the norm of each matrix, also where squares of its entries are beyond the type."""
-    size = matrix.abs().amax((-2, -1))
-    usable = torch.isfinite(size) & (size > 0)
-    scaled = (matrix / size[..., None, None]).where(usable[..., None, None], 0.0)
-    return torch.where(usable, size * torch.linalg.matrix_norm(scaled, order), size)
 
 
 def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None = None) -> Tensor:
@@ -522,7 +515,7 @@ def to_inputs(
         y = (y if isinstance(y, Tensor) else y[0])[-1]
         rows = torch.eye(y.shape[-1], dtype=y.dtype).unsqueeze(1).expand(-1, *y.shape)
         (found,) = torch.autograd.grad(y, x, rows, is_grads_batched=True)
-    return _norm(found.movedim(0, -2), order)
+    return matrix_norm(found.movedim(0, -2), order)
 
 
 # ---------------------------------------------------------------- initialization

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from companion import data, training
-from companion._lib import random
+from companion._lib import random, stacking
 from companion._lib.arguments import one_of, positive_integer
+from companion._lib.norms import vector_norm
 from companion._lib.progress import bar
-from companion._lib.stacking import scaled
 from companion.lstms import cells
 from companion.lstms.cells import Cell, State
 
@@ -431,9 +431,9 @@ def train(
     for _ in bar(range(positive_integer("steps", steps)), task.name, show=progress):
         loss = _loss(made, task, *_batch(task, batch_size, generators, dtype))
         gradients = torch.autograd.grad(loss.sum(), parameters)
-        norms.append(_norm(gradients))
+        norms.append(vector_norm(stacking.norms(gradients), dim=1))
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = scaled(gradient, norms[-1], bound)
+            parameter.grad = stacking.scaled(gradient, norms[-1], bound)
         optimizer.step()
         losses.append(loss.detach())
         done |= ~torch.isfinite(losses[-1])
@@ -467,11 +467,6 @@ def _loss(networks: Networks, task: Task, inputs: Tensor, targets: Tensor) -> Te
         rows = outputs.flatten(0, -2), targets.flatten()
         each = functional.cross_entropy(*rows, reduction="none").reshape(targets.shape)
     return each.mean((0, -1)) if task.every_step else each.mean(-1)
-
-
-def _norm(gradients: Iterable[Tensor]) -> Tensor:
-    """Return the norm of each network's gradient, of all its parameters together."""
-    return torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
 
 def race(

@@ -20,6 +20,7 @@ from torch.func import functional_call, vmap
 
 from companion import backprop, training
 from companion._lib.arguments import non_negative, one_of, positive_integer
+from companion._lib.norms import vector_norm
 from companion._lib.probing import Loss
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
@@ -205,7 +206,7 @@ def _walk(
 
 def _length(tensors: Iterable[Tensor]) -> Tensor:
     """Return each network's norm of all the tensors together."""
-    return torch.linalg.vector_norm(norms(tensors), dim=1)
+    return vector_norm(norms(tensors), dim=1)
 
 
 class Descent(TypedDict, total=False):

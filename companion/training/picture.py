@@ -40,18 +40,18 @@ def vital_signs(
         raise ValueError("record needs a test accuracy: train with a test part")
     weights = record.parameters("weight")
     moved = (record.displacement / record.weight_norms[0])[:, :, weights]
-    moved = moved.where(moved > 0, torch.nan)  # nothing to show on a logarithmic axis
+    moved = moved.where(moved > 0, torch.nan).log10()  # before the first step nothing has
+    delta = record.delta_norms.log10()
     panels = [
         ("loss", record.loss, None),
-        ("‖δ‖ at a layer", record.delta_norms[..., 0], record.delta_norms[..., -1]),
-        ("distance moved\nper starting norm", moved[..., 0], moved[..., -1]),
+        ("log₁₀ ‖δ‖", delta[..., 0], delta[..., -1]),
+        ("log₁₀ of distance\nper starting norm", moved[..., 0], moved[..., -1]),
         ("test accuracy", record.test_accuracy, None),
     ]
     for ax, (title, first, last) in zip(axes, panels, strict=True):
         line_with_band(ax, record.steps, first.mT, label=label, color=color)
         if last is not None:
             line_with_band(ax, record.steps, last.mT, color=color, linestyle="--")
-            ax.set_yscale("log")
         ax.set_ylabel(title)
     axes[0].legend(loc="upper left", bbox_to_anchor=(0, 1.25), ncols=3)
     axes[-1].set(xlabel="step", ylim=(0, 1))
