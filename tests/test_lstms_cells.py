@@ -162,12 +162,14 @@ def one_pass_each(model: nn.Module, x: Tensor, state: State, of: str, wrt: str) 
 
 
 @pytest.mark.breaks(
-    "companion/lstms/cells.py",
-    "return [straight[0] + through.view_as(straight[0]), *straight[1:]]",
-    "return [through.view_as(straight[0]), *straight[1:]]",
-    case="gru-h-h",
+    "companion/lstms/jacobians.py", 'if cell.kind == "gru":', "if False:", case="gru-h-h"
 )
-@pytest.mark.breaks("companion/lstms/cells.py", "*straight[1:]]", "*pulled[1:]]", case="lstm-c-c")
+@pytest.mark.breaks(
+    "companion/lstms/jacobians.py",
+    "*(by(1 + i) for i in range(1, len(pulled)))]",
+    "*pulled[1:]]",
+    case="lstm-c-c",
+)
 @pytest.mark.parametrize(
     ("kind", "of", "wrt"),
     [
@@ -195,7 +197,7 @@ def test_through_time_is_a_pass_for_each_t(kind: str, of: str, wrt: str) -> None
 
 
 @pytest.mark.breaks(
-    "companion/lstms/cells.py", "return torch.stack(norms[::-1])", "return torch.stack(norms)"
+    "companion/lstms/jacobians.py", "return torch.stack(norms[::-1])", "return torch.stack(norms)"
 )
 def test_time_runs_forward_and_ends_with_the_identity() -> None:
     # The first half of the steps shrinks the gradient, the second does not touch it.
@@ -244,7 +246,7 @@ def test_norms_beyond_the_type_are_zero_or_not_finite() -> None:
 
 
 @pytest.mark.breaks(
-    "companion/lstms/cells.py",
+    "companion/lstms/jacobians.py",
     "torch.cat([keep, torch.ones_like(keep[:1])])",
     "torch.cat([keep[1:], torch.ones_like(keep[:2])])",
     case="lstm",
@@ -425,6 +427,135 @@ def test_draws_come_from_the_generator_alone(draw: str) -> None:
     assert not torch.equal(made[0], made[2])
 
 
+# ---------------------------------------------------------------- what torch's modules take
+
+
+def of_all(module: nn.Module, kind: str, layer: int, *, backward: bool, x: Tensor) -> Tensor:
+    """∂h_T/∂h_t of one layer for all t, one derivative of torch's module after the other."""
+    outputs, projection = module.hidden_size, module.proj_size
+    options = {"proj_size": projection} if projection else {}
+    if layer:
+        two = {"bidirectional": module.bidirectional}
+        lower = MAKERS[kind](INPUTS, outputs, layer, **two, **options).double()
+        named = module.state_dict()
+        lower.load_state_dict({name: named[name] for name in lower.state_dict()})
+        x = lower(x)[0].detach()
+    suffix = f"_l{layer}" + ("_reverse" if backward else "")
+    alone = MAKERS[kind](x.shape[-1], outputs, **options).double()
+    named = module.state_dict()
+    alone.load_state_dict({k: named[k.removesuffix("_l0") + suffix] for k in alone.state_dict()})
+    x = x.flip(0) if backward else x
+    zero = x.new_zeros(1, x.shape[1], projection or outputs)
+    state = (zero, x.new_zeros(1, x.shape[1], outputs)) if kind == "lstm" else zero
+    norms = []
+    for t in range(len(x) + 1):
+
+        def end(h: Tensor, state: object = state, t: int = t) -> Tensor:
+            begun = (h, state[1]) if kind == "lstm" else h
+            last = alone(x[t:], begun)[1] if t < len(x) else begun
+            return last[0] if kind == "lstm" else last
+
+        found = torch.autograd.functional.jacobian(end, state[0] if kind == "lstm" else state)
+        each = [found[0, b, :, 0, b] for b in range(x.shape[1])]
+        norms.append(torch.linalg.matrix_norm(torch.stack(each), 2))
+        if t < len(x):
+            state = alone(x[t : t + 1], state)[1]
+    along = torch.stack(norms)
+    return along.flip(0) if backward else along
+
+
+@pytest.mark.breaks(
+    "companion/lstms/jacobians.py",
+    "for b in both], dim=-1)",
+    "for b in both[:1] * len(both)], dim=-1)",
+    case="True-True-gru",
+)
+@pytest.mark.breaks(
+    "companion/lstms/jacobians.py",
+    "along = _turned(along, backward=backward)",
+    "pass",
+    case="True-True-gru",
+)
+@pytest.mark.parametrize("kind", [*MAKERS, "projected"])
+@pytest.mark.parametrize(
+    ("bidirectional", "backward"), [(False, False), (True, False), (True, True)]
+)
+def test_through_time_takes_layers_directions_and_projections(
+    kind: str, *, bidirectional: bool, backward: bool
+) -> None:
+    options = {"proj_size": 3} if kind == "projected" else {}
+    kind = "lstm" if kind == "projected" else kind
+    made = module(kind, num_layers=3, bidirectional=bidirectional, **options)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(0.6)
+    x = normal(T, BATCH, INPUTS, seed=5)
+    for layer in (0, 1, 2):
+        found = lstms.through_time(made, x, layer=layer, backward=backward)
+        same(found, of_all(made, kind, layer, backward=backward, x=x))
+    assert torch.equal(lstms.through_time(made, x, backward=backward), found)
+
+
+@KINDS
+def test_torchs_cells_are_taken_as_well(kind: str) -> None:
+    made = module(kind)
+    alone = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}.get(kind, nn.RNNCell)
+    options = {"nonlinearity": "relu"} if kind == "relu" else {}
+    step = alone(INPUTS, HIDDEN, **options).double()
+    step.load_state_dict({k.removesuffix("_l0"): v for k, v in made.state_dict().items()})
+    x = normal(T, BATCH, INPUTS, seed=5)
+    same(lstms.through_time(step, x), lstms.through_time(made, x))
+
+
+@pytest.mark.breaks(
+    "companion/lstms/jacobians.py", "elif getattr(", "elif not getattr(", case="gru"
+)
+@pytest.mark.breaks(
+    "companion/lstms/jacobians.py", "itemgetter(rows)", "itemgetter(slice(len(rows)))", case="gru"
+)
+@KINDS
+def test_inputs_may_come_without_a_batch_batch_first_or_packed(kind: str) -> None:
+    made, first = (module(kind, seed=3, batch_first=b) for b in (False, True))
+    x, state = normal(T, BATCH, INPUTS, seed=5), state_of(kind)
+    whole = lstms.through_time(made, x, state=state)
+    assert torch.equal(lstms.through_time(first, x.transpose(0, 1), state=state), whole)
+    for b in range(BATCH):
+        own = State(*(None if part is None else part[b] for part in state))
+        for model in (made, first):
+            same(lstms.through_time(model, x[:, b], state=own), whole[:, b])
+    lengths = torch.tensor([2, T, 2])
+    for model, whole_x in ((made, x), (first, x.transpose(0, 1))):
+        packed = nn.utils.rnn.pack_padded_sequence(
+            whole_x, lengths, batch_first=model is first, enforce_sorted=False
+        )
+        found = lstms.through_time(model, packed, state=state)
+        same(found[:, 1], whole[:, 1])
+        for b in (0, 2):
+            own = State(*(None if part is None else part[b] for part in state))
+            same(found[:3, b], lstms.through_time(model, x[:2, b], state=own))
+            assert found[3:, b].isnan().all()
+
+
+def test_the_direct_path_takes_what_through_time_takes() -> None:
+    made = module("lstm", num_layers=2, bidirectional=True, proj_size=3)
+    x = normal(T, BATCH, INPUTS, seed=5)
+    along = lstms.direct_path(made, x, layer=1, backward=True)
+    assert along.shape == (T + 1, BATCH, HIDDEN)
+    assert (along[0] == 1).all()
+    assert (along[1:] < along[:-1]).all()
+
+
+@pytest.mark.breaks(
+    "companion/lstms/jacobians.py", "movedim(0, -2).movedim(axis, 0)", "movedim(0, -2)", case="gru"
+)
+@GATED
+def test_gradients_at_the_inputs_with_the_batch_first(kind: str) -> None:
+    """They came out as zeros, at plausible places."""
+    made, first = (module(kind, seed=3, batch_first=b) for b in (False, True))
+    x = normal(T, BATCH, INPUTS, seed=5)
+    same(lstms.to_inputs(first, x.transpose(0, 1)), lstms.to_inputs(made, x))
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -434,15 +565,20 @@ X = torch.zeros(T, BATCH, INPUTS)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: lstms.cell(nn.LSTM(2, 3, 2)), ValueError, "num_layers=1.*got 2"),
-        (
-            lambda: lstms.cell(nn.GRU(2, 3, bidirectional=True)),
-            ValueError,
-            "bidirectional=False.*got True",
-        ),
-        (lambda: lstms.cell(nn.LSTM(2, 3, proj_size=2)), ValueError, "proj_size=0.*got 2"),
+        (lambda: lstms.cell(nn.LSTM(2, 3, 2), layer=2), ValueError, "from -2 to 1, got 2"),
+        (lambda: lstms.cell(nn.LSTM(2, 3, 2), layer=-3), ValueError, "from -2 to 1, got -3"),
+        (lambda: lstms.cell(nn.GRU(2, 3), backward=True), ValueError, "two directions, got one"),
         (lambda: lstms.cell(nn.Linear(2, 3)), TypeError, "got Linear"),
-        (lambda: lstms.cell(nn.LSTMCell(2, 3)), TypeError, "got LSTMCell"),
+        (
+            lambda: Cell("gru", X[0], torch.ones(12, 2), weight_hr=torch.ones(2, 4)),
+            ValueError,
+            "weight_hr must be of an LSTM and have 2 rows.*got a 'gru'",
+        ),
+        (
+            lambda: Cell("lstm", torch.ones(16, 2), torch.ones(16, 3), weight_hr=torch.ones(2, 4)),
+            ValueError,
+            "have 3 rows",
+        ),
         (lambda: Cell("elman", X, X), ValueError, "kind must be one of"),
         (lambda: Cell("rnn", X[0], X[0, :2], nonlinearity="gelu"), ValueError, "nonlinearity must"),
         (lambda: Cell("lstm", torch.ones(4, 2), torch.ones(4, 4)), ValueError, "4 rows a unit"),
@@ -454,7 +590,8 @@ X = torch.zeros(T, BATCH, INPUTS)
             "must all be of one kind",
         ),
         (lambda: lstms.through_time(module("rnn"), X[..., :1]), ValueError, r"batch, 2\)"),
-        (lambda: lstms.through_time(module("rnn"), X[0]), ValueError, "inputs need shape"),
+        (lambda: lstms.through_time(module("rnn"), X[0, 0]), ValueError, "inputs need shape"),
+        (lambda: lstms.through_time(module("rnn"), X, layer=1), ValueError, "from -1 to 0, got 1"),
         (lambda: lstms.through_time(module("rnn"), X[:0]), ValueError, "inputs are empty"),
         (lambda: lstms.through_time(module("rnn"), X.long()), TypeError, "floating-point"),
         (lambda: lstms.through_time(module("gru"), X, of="c"), ValueError, "of must be one"),
@@ -478,6 +615,11 @@ X = torch.zeros(T, BATCH, INPUTS)
         ),
         (lambda: lstms.to_inputs(module("rnn"), X[0]), ValueError, "inputs need shape"),
         (lambda: lstms.to_inputs(module("rnn"), X, norm="l1"), ValueError, "norm must be"),
+        (
+            lambda: lstms.to_inputs(lambda x: module("gru", batch_first=True)(x), normal(T, 3, 2)),
+            ValueError,
+            "is the model made with the batch first",
+        ),
         (lambda: lstms.forget_bias_(nn.RNN(2, 3)), TypeError, "nn.LSTM or nn.GRU, got RNN"),
         (lambda: lstms.forget_bias_(module("lstm"), math.nan), ValueError, "value must be finite"),
         (lambda: lstms.forget_bias_(module("lstm"), "1"), TypeError, "value must be a number"),

@@ -7,9 +7,7 @@ from companion.lstms import driven, tasks
 from companion.lstms.cells import (
     GATED,
     GATES,
-    MATRIX_NORMS,
     NONLINEARITIES,
-    PARTS,
     RECURRENT,
     STEPS,
     Cell,
@@ -18,7 +16,6 @@ from companion.lstms.cells import (
     cell,
     chrono_,
     default_,
-    direct_path,
     drive,
     forget_bias_,
     identity_,
@@ -27,6 +24,11 @@ from companion.lstms.cells import (
     stack,
     start,
     step,
+)
+from companion.lstms.jacobians import (
+    MATRIX_NORMS,
+    PARTS,
+    direct_path,
     through_time,
     to_inputs,
 )

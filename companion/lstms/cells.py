@@ -1,48 +1,47 @@
-"""Recurrent cells written out, and the gradient on its way back through time.
+"""Recurrent cells written out: their weights, their steps, and how they are drawn.
 
-A recurrent network applies one cell at every step. Its state is h, and for an LSTM h and c; the
-Jacobian ∂h_T/∂h_t is a product of T − t step Jacobians, which share their weights.
-:func:`through_time` measures its norm for every t in one sweep from the end, :func:`direct_path`
-the part of it that a gate alone carries. Shapes are torch's: (time, ..., batch, features).
+A recurrent network applies one cell at every step. Its state is h, and for an LSTM h and c.
+Shapes are torch's: (time, ..., batch, features).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from companion._lib.arguments import finite, floating, non_negative, one_of, positive_integer
-from companion._lib.norms import matrix_norm
 
 CellKind = Literal["rnn", "lstm", "gru"]
 Nonlinearity = Literal["tanh", "relu"]
-Part = Literal["h", "c", "state"]
-MatrixNorm = Literal["spectral", "frobenius"]
 
 GATES: dict[CellKind, int] = {"rnn": 1, "lstm": 4, "gru": 3}
 NONLINEARITIES: dict[Nonlinearity, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
 }
-PARTS: tuple[Part, ...] = get_args(Part)
-MATRIX_NORMS: dict[MatrixNorm, int | str] = {"spectral": 2, "frobenius": "fro"}
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 
 
 class State(NamedTuple):
     """What a cell hands to its next step: h, and for an LSTM also c.
 
     Attributes:
-        h: (*networks, batch, hidden).
-        c: likewise, of the same shape; None but for an LSTM.
+        h: (*networks, batch, hidden); (*networks, batch, outputs) if it is projected.
+        c: (*networks, batch, hidden); None but for an LSTM.
 
     """
 
     h: Tensor
     c: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "State":
+        """Return h, and c if there is one, changed alike."""
+        return State(change(self.h), None if self.c is None else change(self.c))
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,15 @@ class Cell:
     Attributes:
         kind: "rnn", "lstm" or "gru".
         weight_ih: (*networks, gates·hidden, inputs).
-        weight_hh: (*networks, gates·hidden, hidden).
+        weight_hh: (*networks, gates·hidden, hidden), or as many columns as weight_hr has rows.
         bias_ih, bias_hh: (*networks, gates·hidden), or None for no biases.
         nonlinearity: of an "rnn": "tanh" or "relu".
+        weight_hr: (*networks, outputs, hidden) of an LSTM that is projected: its h is this matrix
+            times o·tanh(c). None where h is not.
 
     Raises:
-        ValueError: if a word is unknown, the weights do not fit each other, or only one bias is
-            given.
+        ValueError: if a word is unknown, the weights do not fit each other, only one bias is given,
+            or something else than an LSTM is projected.
 
     """
 
@@ -71,11 +72,20 @@ class Cell:
     bias_ih: Tensor | None = None
     bias_hh: Tensor | None = None
     nonlinearity: Nonlinearity = "tanh"
+    weight_hr: Tensor | None = None
 
     def __post_init__(self) -> None:
         one_of("kind", self.kind, GATES)
         one_of("nonlinearity", self.nonlinearity, NONLINEARITIES)
-        rows, hidden = self.weight_hh.shape[-2:]
+        rows, outputs = self.weight_hh.shape[-2:]
+        expected, hidden = (outputs, outputs)
+        if self.weight_hr is not None:
+            expected, hidden = self.weight_hr.shape[-2:]
+            if self.kind != "lstm" or expected != outputs:
+                raise ValueError(
+                    f"weight_hr must be of an LSTM and have {outputs} rows, as weight_hh has "
+                    f"columns, got a {self.kind!r} and shape {tuple(self.weight_hr.shape)}"
+                )
         if rows != GATES[self.kind] * hidden:
             raise ValueError(
                 f"weight_hh of a {self.kind!r} needs {GATES[self.kind]} rows a unit, "
@@ -92,20 +102,28 @@ class Cell:
     @property
     def hidden(self) -> int:
         """Number of units."""
-        return self.weight_hh.shape[-1]
+        return self.weight_hh.shape[-2] // GATES[self.kind]
 
 
-def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell:
-    """Return the weights of torch's ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` as a :class:`Cell`.
+def cell(
+    model: nn.Module | Cell,
+    *,
+    layer: int = -1,
+    backward: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> Cell:
+    """Return the weights of one layer of torch's recurrent modules as a :class:`Cell`.
 
     Args:
-        model: the module, of one layer and one direction; or a :class:`Cell`, of which a copy is
-            made.
+        model: ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, one of torch's cells such as ``nn.LSTMCell``, or
+            a :class:`Cell`, of which a copy is made.
+        layer: which of several: 0 is the lowest, −1 the highest.
+        backward: of two directions, the one that reads from the end.
         dtype: of the weights returned, which are detached from the model's.
 
     Raises:
         TypeError: if it is another module.
-        ValueError: if it has several layers, two directions or a projection.
+        ValueError: if it has no such layer or direction.
 
     Example:
         >>> found = cell(nn.LSTM(3, 5))
@@ -114,25 +132,45 @@ def cell(model: nn.Module | Cell, *, dtype: torch.dtype = torch.float64) -> Cell
 
     """
     if isinstance(model, Cell):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        tensors = {name: getattr(model, name) for name in names}
+        tensors = {name: getattr(model, name) for name in WEIGHTS}
         changed: dict[str, Any] = {
             k: None if v is None else v.detach().to(dtype) for k, v in tensors.items()
         }
         return replace(model, **changed)
-    if not isinstance(model, RECURRENT):
+    if not isinstance(model, RECURRENT + CELLS):
         raise TypeError(
-            f"model must be nn.RNN, nn.LSTM, nn.GRU or a Cell, got {type(model).__name__}"
+            "model must be nn.RNN, nn.LSTM, nn.GRU, a cell of these or a Cell, "
+            f"got {type(model).__name__}"
         )
-    for name, plain in (("num_layers", 1), ("bidirectional", False), ("proj_size", 0)):
-        if getattr(model, name) != plain:
-            raise ValueError(
-                f"model must have {name}={plain}, so that one cell makes one path through time, "
-                f"got {getattr(model, name)}"
-            )
-    held = {name.removesuffix("_l0"): p.detach().to(dtype) for name, p in model.named_parameters()}
-    kind = one_of("kind", type(model).__name__.lower(), GATES)
+    suffix = f"_l{layer_index(model, layer)}" if isinstance(model, RECURRENT) else ""
+    if backward and not getattr(model, "bidirectional", False):
+        raise ValueError("backward needs a model of two directions, got one of one")
+    suffix += "_reverse" if backward else ""
+    parameters = dict(model.named_parameters())
+    held = {
+        name: parameters[name + suffix].detach().to(dtype)
+        for name in WEIGHTS
+        if name + suffix in parameters
+    }
+    kind = one_of("kind", type(model).__name__.lower().removesuffix("cell"), GATES)
     return Cell(kind, **held, nonlinearity=getattr(model, "nonlinearity", "tanh"))
+
+
+def layer_index(model: nn.Module | Cell, layer: int) -> int:
+    """Return the number of a layer counted from the lowest, 0; those of −1 and below from the top.
+
+    Args:
+        model: what has layers; one if it has no ``num_layers``.
+        layer: from minus their number to one less than it.
+
+    Raises:
+        ValueError: if the model has no such layer.
+
+    """
+    count = getattr(model, "num_layers", 1)
+    if not -count <= layer < count:
+        raise ValueError(f"layer must be from {-count} to {count - 1}, got {layer}")
+    return layer % count
 
 
 def stack(cells: list[Cell]) -> Cell:
@@ -148,12 +186,15 @@ def stack(cells: list[Cell]) -> Cell:
     """
     if not cells:
         raise ValueError("cells needs at least one cell, got none")
-    kinds = {(c.kind, c.nonlinearity, c.weight_ih.shape, c.bias_ih is None) for c in cells}
+    kinds = {
+        (c.kind, c.nonlinearity, c.weight_ih.shape, c.weight_hh.shape, c.bias_ih is None)
+        for c in cells
+    }
     if len(kinds) > 1:
         raise ValueError("cells must all be of one kind, shape and nonlinearity")
     together: dict[str, Any] = {
         name: torch.stack([getattr(c, name) for c in cells])
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        for name in WEIGHTS
         if getattr(cells[0], name) is not None
     }
     return replace(cells[0], **together)
@@ -200,7 +241,19 @@ def step(cell: Cell, driven: Tensor, state: State) -> tuple[State, Tensor | None
         The new state, and the gate of shape (*networks, batch, hidden) or None.
 
     """
-    return STEPS[cell.kind](cell, driven, state.h @ cell.weight_hh.mT, state)
+    new, keep = STEPS[cell.kind](cell, driven, state.h @ cell.weight_hh.mT, state)
+    return projected(cell, new), keep
+
+
+def projected(cell: Cell, state: State) -> State:
+    """Return a state whose h has been multiplied by weight_hr, if the cell has one.
+
+    Args:
+        cell: the weights.
+        state: h of (*networks, batch, hidden), which becomes (*networks, batch, outputs).
+
+    """
+    return state if cell.weight_hr is None else State(state.h @ cell.weight_hr.mT, state.c)
 
 
 def _rnn(cell: Cell, driven: Tensor, from_state: Tensor, _: State) -> tuple[State, None]:
@@ -233,8 +286,9 @@ class Trajectory(NamedTuple):
     """A run of T steps.
 
     Attributes:
-        h: (T+1, *networks, batch, hidden), from the state before the first step on.
-        c: likewise, of the same shape, for an LSTM; otherwise None.
+        h: (T+1, *networks, batch, hidden), from the state before the first step on; as many as
+            weight_hr has rows if there is one.
+        c: (T+1, *networks, batch, hidden) for an LSTM; otherwise None.
         keep: (T, *networks, batch, hidden) the gate that multiplies the old c or h: an LSTM's f, a
             GRU's z; None for an RNN.
 
@@ -254,8 +308,9 @@ def start(cell: Cell, inputs: Tensor) -> State:
 
     """
     networks = torch.broadcast_shapes(inputs.shape[1:-2], cell.weight_hh.shape[:-2])
-    h = inputs.new_zeros(*networks, inputs.shape[-2], cell.hidden)
-    return State(h, h.clone() if cell.kind == "lstm" else None)
+    h = inputs.new_zeros(*networks, inputs.shape[-2], cell.weight_hh.shape[-1])
+    c = inputs.new_zeros(*networks, inputs.shape[-2], cell.hidden)
+    return State(h, c if cell.kind == "lstm" else None)
 
 
 def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
@@ -277,8 +332,8 @@ def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
         True
 
     """
-    _check_inputs(cell, inputs)
-    state = _begun(cell, inputs, state)
+    check_inputs(cell, inputs)
+    state = begun(cell, inputs, state)
     states = [state]
     kept: list[Tensor] = []
     for driven in drive(cell, inputs):
@@ -294,8 +349,18 @@ def run(cell: Cell, inputs: Tensor, state: State | None = None) -> Trajectory:
     )
 
 
-def _begun(cell: Cell, inputs: Tensor, state: State | None) -> State:
-    """Return the state to start from, checked against what the cell needs."""
+def begun(cell: Cell, inputs: Tensor, state: State | None) -> State:
+    """Return the state to start from, zeros if it is None.
+
+    Args:
+        cell: the weights.
+        inputs: (T, *networks or nothing, batch, inputs), of which only the shape and type count.
+        state: h, and for an LSTM c, each (*networks, batch, hidden).
+
+    Raises:
+        ValueError: if it does not fit the cell and the inputs.
+
+    """
     zeros = start(cell, inputs)
     if state is None:
         return zeros
@@ -304,11 +369,21 @@ def _begun(cell: Cell, inputs: Tensor, state: State | None) -> State:
         expected = None if needed is None else tuple(needed.shape)
         if found != expected:
             raise ValueError(f"state needs a {name} of shape {expected}, got {found}")
-    moved: list[Any] = [None if part is None else part.to(inputs.dtype) for part in state]
-    return State(*moved)
+    return state.each(lambda part: part.to(inputs.dtype))
 
 
-def _check_inputs(cell: Cell, inputs: Tensor) -> None:
+def check_inputs(cell: Cell, inputs: Tensor) -> None:
+    """Check that a cell can take a sequence.
+
+    Args:
+        cell: the weights.
+        inputs: what should be (T, *networks or nothing, batch, inputs).
+
+    Raises:
+        ValueError: if it cannot, or the sequence is empty.
+        TypeError: if it is not a floating-point tensor.
+
+    """
     expected = cell.weight_ih.shape[-1]
     if floating("inputs", inputs).dim() < 3 or inputs.shape[-1] != expected:
         raise ValueError(
@@ -316,206 +391,6 @@ def _check_inputs(cell: Cell, inputs: Tensor) -> None:
         )
     if inputs.numel() == 0:
         raise ValueError(f"inputs are empty: they have shape {tuple(inputs.shape)}")
-
-
-# ---------------------------------------------------------------- backward
-
-
-def _sequence(model: nn.Module | Cell, inputs: Tensor) -> tuple[Cell, Tensor]:
-    """Return the cell in float64, and the inputs likewise with time first."""
-    found = cell(model)
-    if getattr(model, "batch_first", False):
-        inputs = inputs.transpose(0, 1)
-    _check_inputs(found, inputs)
-    return found, inputs.detach().to(torch.float64)
-
-
-def through_time(
-    model: nn.Module | Cell,
-    inputs: Tensor,
-    *,
-    of: Part = "h",
-    wrt: Part = "h",
-    norm: MatrixNorm = "spectral",
-    state: State | None = None,
-) -> Tensor:
-    """Return ‖∂h_T/∂h_t‖ for t = 0 to T: what is left of a gradient T − t steps back.
-
-    All are found in one sweep from the end: an identity matrix is pulled back through one step
-    after the other. Computed in float64; a norm too
-    small for it is 0, one too large inf or nan.
-
-    Args:
-        model: ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` of one layer, or a :class:`Cell`.
-        inputs: as the model takes them, with a batch: (T, *networks or nothing, batch, inputs).
-        of: what is differentiated at the end: "h", "c" (of an LSTM) or "state", both together.
-        wrt: with respect to what, at t. h_t and c_t count as independent: the derivative with
-            respect to one holds the other.
-        norm: "spectral", the largest singular value, or "frobenius".
-        state: h_0 and c_0; zeros by default.
-
-    Returns:
-        float64 tensor (T+1, *networks, batch); entry t belongs to ∂h_T/∂h_t, so the last one is the
-        norm of the identity (0 from one part of the state to the other).
-
-    Raises:
-        TypeError: if the model is of another kind, or the inputs are not a floating-point tensor.
-        ValueError: if an option is unknown, the inputs or the state do not fit, or the model has
-            several layers, two directions or a projection.
-
-    Example:
-        >>> rnn = nn.RNN(3, 5)
-        >>> with torch.no_grad():
-        ...     _ = [p.zero_() for p in rnn.parameters()]
-        ...     _ = rnn.weight_hh_l0.copy_(0.5 * torch.eye(5))
-        >>> through_time(rnn, torch.zeros(3, 1, 3))[:, 0].tolist()
-        [0.125, 0.25, 0.5, 1.0]
-
-    """
-    found, inputs = _sequence(model, inputs)
-    for name, part in (("of", of), ("wrt", wrt)):
-        one_of(name, part, PARTS if found.kind == "lstm" else ("h", "state"))
-    order = MATRIX_NORMS[one_of("norm", norm, MATRIX_NORMS)]
-    state = _begun(found, inputs, state)
-    slopes, state = _slopes(found, drive(found, inputs), state)
-    pulled = _identity(state, of)
-    norms = [matrix_norm(_matrix(pulled, wrt), order)]
-    for t in reversed(range(len(inputs))):
-        pulled = _pull_back(found, [[s[t] for s in part] for part in slopes], pulled)
-        norms.append(matrix_norm(_matrix(pulled, wrt), order))
-    return torch.stack(norms[::-1])
-
-
-def _parts(state: State) -> list[Tensor]:
-    return [part for part in state if part is not None]
-
-
-def _slopes(cell: Cell, driven: Tensor, state: State) -> tuple[list[tuple[Tensor, ...]], State]:
-    """Return what a step does to each unit by itself, for all steps, and the state at the end.
-
-    But for the product W_hh h a step is elementwise: what a unit becomes depends on its own rows of
-    that product and on its own old state. So the gradient of a sum over units is that of each.
-
-    Returns:
-        For h', and c' if there is one: its slopes with respect to W_hh h, to h and to c.
-
-    """
-    linear, states = [], [state]
-    for x in driven:
-        linear.append(states[-1].h @ cell.weight_hh.mT)
-        states.append(STEPS[cell.kind](cell, x, linear[-1], states[-1])[0])
-    olds = [torch.stack(part) for part in zip(*map(_parts, states[:-1]))]
-    with torch.enable_grad():
-        leaves = [leaf.requires_grad_() for leaf in (torch.stack(linear), *olds)]
-        new = _parts(STEPS[cell.kind](cell, driven, leaves[0], State(*leaves[1:]))[0])
-        slopes = [
-            torch.autograd.grad(part.sum(), leaves, retain_graph=True, materialize_grads=True)
-            for part in new
-        ]
-        return slopes, states[-1]
-
-
-def _identity(state: State, of: Part) -> list[Tensor]:
-    """Return the rows of the last state's Jacobian with respect to itself, by parts."""
-    parts, n = _parts(state), state.h.shape[-1]
-    rows = torch.eye(n * len(parts), dtype=state.h.dtype)
-    rows = rows if of == "state" else rows["hc".index(of) * n :][:n]
-    return [part.expand(*state.h.shape[:-1], *part.shape) for part in rows.split(n, dim=-1)]
-
-
-def _matrix(pulled: list[Tensor], wrt: Part) -> Tensor:
-    """Return the columns of the Jacobian that belong to a part of the state."""
-    return torch.cat(pulled, dim=-1) if wrt == "state" else pulled["hc".index(wrt)]
-
-
-def _pull_back(cell: Cell, slopes: list[list[Tensor]], pulled: list[Tensor]) -> list[Tensor]:
-    """Take (*networks, batch, rows, hidden) with respect to each part of the state one step back.
-
-    ∂/∂(W_hh h) by the slopes, then through W_hh; and straight by the slopes to the old h and c.
-    """
-
-    def by(leaf: int, blocks: int = 1) -> Tensor:
-        products = (
-            torch.cat([rows] * blocks, dim=-1) * part[leaf].unsqueeze(-2)
-            for part, rows in zip(slopes, pulled, strict=True)
-        )
-        return cast("Tensor", sum(products))  # there is one at least
-
-    through = by(0, GATES[cell.kind]).flatten(-3, -2) @ cell.weight_hh
-    straight = [by(1 + i) for i in range(len(pulled))]
-    return [straight[0] + through.view_as(straight[0]), *straight[1:]]
-
-
-def direct_path(model: nn.Module | Cell, inputs: Tensor, *, state: State | None = None) -> Tensor:
-    """Return ∏ of the keeping gate over the steps from t+1 to T, for t = 0 to T, of each unit.
-
-    It is ∂c_T/∂c_t of an LSTM, or ∂h_T/∂h_t of a GRU, with everything else held: the gates and the
-    candidate are not differentiated. What :func:`through_time` finds has the rest as well.
-
-    Args:
-        model: ``nn.LSTM`` or ``nn.GRU`` of one layer, or a :class:`Cell`.
-        inputs: as the model takes them, with a batch: (T, *networks or nothing, batch, inputs).
-        state: h_0 and c_0; zeros by default.
-
-    Returns:
-        float64 tensor (T+1, *networks, batch, hidden); the last entry is 1.
-
-    Raises:
-        ValueError: if the model is an RNN, which has no such gate; or as :func:`through_time` does.
-        TypeError: if the model is of another kind, or the inputs are not a floating-point tensor.
-
-    Source: Hochreiter & Schmidhuber (1997); the forget gate is by Gers et al. (2000).
-
-    Example:
-        >>> lstm = nn.LSTM(3, 5)
-        >>> with torch.no_grad():
-        ...     _ = [p.zero_() for p in lstm.parameters()]
-        >>> direct_path(lstm, torch.zeros(3, 1, 3))[:, 0, 0].tolist()
-        [0.125, 0.25, 0.5, 1.0]
-
-    """
-    found, inputs = _sequence(model, inputs)
-    if found.kind == "rnn":
-        raise ValueError("model must be an LSTM or a GRU: an RNN has no gate that keeps its state")
-    keep = run(found, inputs, state).keep
-    assert keep is not None  # LSTMs and GRUs have it
-    return torch.cat([keep, torch.ones_like(keep[:1])]).flip(0).cumprod(0).flip(0)
-
-
-def to_inputs(
-    model: Callable[[Tensor], Tensor | tuple], inputs: Tensor, *, norm: MatrixNorm = "spectral"
-) -> Tensor:
-    """Return ‖∂y_T/∂x_t‖, the last output's gradient at the input of every position.
-
-    Args:
-        model: takes (T, batch, inputs) and returns (T, batch, outputs), or a tuple that begins with
-            it, as torch's recurrent modules do. Examples must not depend on each other.
-        inputs: (T, batch, inputs).
-        norm: "spectral" or "frobenius".
-
-    Returns:
-        Tensor (T, batch) of the inputs' type.
-
-    Raises:
-        TypeError: if the inputs are not a floating-point tensor.
-        ValueError: if they have not three dimensions, or ``norm`` is another word.
-
-    Example:
-        >>> last = to_inputs(lambda x: x.cumsum(0), torch.ones(4, 1, 2))
-        >>> [round(value, 6) for value in last[:, 0].tolist()]
-        [1.0, 1.0, 1.0, 1.0]
-
-    """
-    order = MATRIX_NORMS[one_of("norm", norm, MATRIX_NORMS)]
-    if floating("inputs", inputs).dim() != 3:
-        raise ValueError(f"inputs need shape (time, batch, inputs), got {tuple(inputs.shape)}")
-    with torch.enable_grad():
-        x = inputs.detach().clone().requires_grad_()
-        y = model(x)
-        y = (y if isinstance(y, Tensor) else y[0])[-1]
-        rows = torch.eye(y.shape[-1], dtype=y.dtype).unsqueeze(1).expand(-1, *y.shape)
-        (found,) = torch.autograd.grad(y, x, rows, is_grads_batched=True)
-    return matrix_norm(found.movedim(0, -2), order)
 
 
 # ---------------------------------------------------------------- initialization
