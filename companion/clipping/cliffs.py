@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from companion._lib import random
 from companion._lib.arguments import non_negative, positive_integer
 
 START = 0.5
@@ -176,6 +177,14 @@ LEARNING_RATES = tuple(2.0 ** (-k / 8) for k in range(-8, 121))
 MAX_NORMS = tuple(2.0**k for k in range(-6, 12))
 
 
+def _shares(starts: int, seed: int) -> Tensor:
+    """Draw numbers between ½ and 1, but for the last, which is 1."""
+    count, source = positive_integer("starts", starts), random.generator(seed, "data")
+    drawn = torch.rand(count, generator=source, dtype=torch.float64)
+    drawn[-1] = 1.0
+    return (1 + drawn) / 2
+
+
 def fastest(
     size: float,
     *,
@@ -183,27 +192,30 @@ def fastest(
     learning_rates: Sequence[float] = LEARNING_RATES,
     max_norms: Sequence[float] = MAX_NORMS,
     tolerance: float = 0.01,
-    starts: int = 9,
+    starts: int = 200,
+    seed: int = 0,
     limit: int = 10_000,
 ) -> Fastest:
     """Search the learning rate (and threshold) that brings descent on x⁴ home from everywhere near.
 
-    A choice is judged by its slowest start: from a single one, some learning rate happens to jump
-    to the minimum at once, and proves nothing.
+    A choice is judged by its slowest start. From a single one some learning rate happens to jump to
+    the minimum at once, which proves nothing; and from evenly spaced ones rates and thresholds that
+    are powers of 2 find their own grid again.
 
     Args:
-        size: the starts lie evenly in [size/2, size].
+        size: the starts are drawn between size/2 and size; the last of them is size itself.
         clip: whether to search a threshold too; plain gradient descent otherwise.
         learning_rates: those that are tried.
         max_norms: those that are tried with each learning rate, if clipping.
         tolerance: done when the gradient of every start is at most that.
         starts: how many.
+        seed: of the draw.
         limit: the steps after which a choice is given up.
 
     Raises:
-        ValueError: if ``size`` or ``tolerance`` is not positive and finite, or no choice arrives in
-            time.
-        TypeError: if one of the two is not a number.
+        ValueError: if ``size`` or ``tolerance`` is not positive and finite, ``starts`` is below 1,
+            or no choice arrives in time.
+        TypeError: if one of the first two is not a number, or ``starts`` is no whole one.
 
     Source: the comparison is that of Zhang et al. (2020), arXiv 1905.11881.
 
@@ -217,7 +229,7 @@ def fastest(
     rates = torch.tensor(list(learning_rates), dtype=torch.float64)
     norms = torch.tensor(list(max_norms) if clip else [math.inf], dtype=torch.float64)
     pairs = torch.cartesian_prod(rates, norms)
-    x = size * torch.linspace(0.5, 1, starts, dtype=torch.float64).expand(len(pairs), -1)
+    x = size * _shares(starts, seed).expand(len(pairs), -1)
     for step in range(limit + 1):
         gradient = 4 * x**3
         arrived = (gradient.abs() <= tolerance).all(1)
