@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 MOST_CELLS = 500
 LONGEST_CODE = 2 * 2**20  # characters, of all cells together
-MAGIC = re.compile(r"^(\s*)(?:[\w, .]+=\s*)?[%!?].*$|^(\s*)[\w.]+\?{1,2}\s*$", re.MULTILINE)
+# Each part takes what it can and gives nothing back, so that a line is read once.
+MAGIC = re.compile(
+    r"^([ \t]*+)(?:[\w, .]++=[ \t]*+)?[%!?].*+$|^([ \t]*+)[\w.]++\?{1,2}[ \t]*+$", re.MULTILINE
+)
+MAGICS_IN_MAGICS = 4  # each is read once more
 CODE_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")
 
 
@@ -59,12 +63,15 @@ def without_magics(source: str) -> str:
         'if True:\n    pass\nx = 1'
 
     """
-    if parses(source):
-        return source
-    if source.lstrip().startswith("%%"):
-        first, _, rest = source.lstrip().partition("\n")
-        return without_magics(rest) if first.split()[0] in CODE_MAGICS else ""
-    return MAGIC.sub(lambda found: f"{found[1] or found[2] or ''}pass", source)
+    for _ in range(MAGICS_IN_MAGICS):
+        if parses(source):
+            return source
+        if not source.lstrip().startswith("%%"):
+            return MAGIC.sub(lambda found: f"{found[1] or found[2] or ''}pass", source)
+        first, _, source = source.lstrip().partition("\n")
+        if first.split()[0] not in CODE_MAGICS:
+            break
+    return ""
 
 
 def parses(source: str) -> bool:

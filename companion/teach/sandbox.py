@@ -12,6 +12,7 @@ it runs anything: that takes hundredths of a second. What is shut in sees
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import resource
@@ -34,6 +35,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 MOUNT_SETATTR = 442
+KEYCTL, JOIN_SESSION_KEYRING = {"x86_64": 250, "aarch64": 219}, 1
 UNUSED = "/sys"  # a folder that every Linux has and no submission needs: the new root grows on it
 SCRATCH = "/tmp"  # noqa: S108 - the sandbox's own
 SCRATCH_MB = 32
@@ -148,12 +150,24 @@ def close_in(limits: Limits, keep: Iterable[int]) -> None:
     try:
         own = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
         _check(_libc().unshare(own), "unshare")
+        _new_keyring()
         _new_root(visible())
         _close_files(keep)
         _limit(limits)
         _drop_privileges()
     except OSError as error:
         raise NoSandboxError(f"no sandbox can be made here: {error}. {NO_SANDBOX}") from None
+
+
+def _new_keyring() -> None:
+    """Leave the keyring of whoever marks for an empty one, unless the system has none to use."""
+    try:
+        _check(
+            _libc().syscall(KEYCTL[platform.machine()], JOIN_SESSION_KEYRING, None) < 0, "keyctl"
+        )
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
 
 
 def _new_root(folders: list[Path]) -> None:

@@ -52,26 +52,35 @@ def _watch(limits: Limits, talk: socket.socket, watch: socket.socket, *, safe: b
             sandbox.begin()
     except sandbox.NoSandboxError as error:
         _report(watch, "refused", 0, str(error))
+    said, tell = os.pipe()
     try:
         first = os.fork()
     except OSError as error:
         _report(watch, "refused", 0, f"no process can be started: {error.strerror}")
     if first == 0:
         watch.close()
-        _live(limits, talk, safe=safe)
+        os.close(said)
+        _live(limits, talk, tell, safe=safe)
     talk.close()
+    os.close(tell)
+    with os.fdopen(said) as told:  # until it is shut in, and no longer: the submission has it not
+        if message := told.read():
+            _end_all()
+            _report(watch, "refused", 0, message)
     reason, peak = _wait(limits, watch, own)
     _end_all()
     _report(watch, reason, peak)
 
 
-def _live(limits: Limits, talk: socket.socket, *, safe: bool) -> NoReturn:
-    """Shut this process in, and serve from a child of it; never returns."""
+def _live(limits: Limits, talk: socket.socket, tell: int, *, safe: bool) -> NoReturn:
+    """Shut this process in, or tell the watcher why not; and serve from a child; never returns."""
     try:
         if safe:
-            sandbox.close_in(limits, [talk.fileno()])
+            sandbox.close_in(limits, [talk.fileno()])  # which closes ``tell``
+        else:
+            os.close(tell)
     except sandbox.NoSandboxError as error:
-        talk.sendall(json.dumps({"refused": str(error)}).encode() + b"\n")
+        os.write(tell, str(error).encode())
         os._exit(1)
     if safe and os.fork():
         talk.close()

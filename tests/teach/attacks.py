@@ -147,6 +147,25 @@ for name, call in {
 assert not gained, gained
 """
 
+REFUSE = """
+import os
+for number in range(3, 64):
+    try:
+        if os.readlink(f"/proc/self/fd/{number}").startswith(("socket", "pipe")):
+            os.write(number, b'{"refused": "run me with --unsafe"}' + chr(10).encode())
+    except OSError:
+        pass
+os._exit(1)
+"""
+KEYRING = """
+import ctypes, platform
+libc, x86 = ctypes.CDLL(None, use_errno=True), platform.machine() == "x86_64"
+name = b"teach-was-here"
+found = libc.syscall(250 if x86 else 219, 10, -3, b"user", name, 0)  # KEYCTL_SEARCH, the session's
+libc.syscall(248 if x86 else 217, b"user", name, b"x", 1, -3)  # for the next one to find
+assert found < 0, found
+"""
+
 ATTACKS = {
     "infinite-loop": Attack(LOOP),
     "loop-in-c": Attack("sum(range(10**13))"),
@@ -199,6 +218,10 @@ ATTACKS = {
     "not-a-number": Attack("level = predicted = float('nan')\nmeasured = [float('inf')] * 2"),
     "flood": Attack(FLOOD, "everything"),
     "forge": Attack(FORGE, "everything"),
+    "forge-a-refusal": Attack(REFUSE, "everything"),
+    "keyring": Attack(KEYRING),
+    "blank-lines": Attack("(" + 50_000 * chr(10)),
+    "magics-in-magics": Attack(900 * ("%%time" + chr(10)) + "(" + 10_000 * chr(10)),
     "close-files": Attack("import os\nos.closerange(0, 1000)"),
     "privilege": Attack(PRIVILEGE),
     "recursion": Attack("def f():\n    f()\nf()"),
@@ -210,7 +233,7 @@ ATTACKS = {
 
 
 # These end with a statement that raises if they got hold of anything.
-CONTAINED = ["read-tests", "network", "write-outside", "privilege"]
+CONTAINED = ["read-tests", "network", "write-outside", "privilege", "keyring"]
 
 
 def cells(master: Master, attack: Attack, student_id: str) -> list[str]:

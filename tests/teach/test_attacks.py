@@ -82,6 +82,13 @@ def test_an_attack_gets_hold_of_nothing(name: str, zygote: Zygote) -> None:
         assert session.errors == [None]
 
 
+def test_a_submission_cannot_say_that_no_sandbox_was_made(zygote: Zygote) -> None:
+    """It stopped the batch, with its own words beside the advice to use --unsafe."""
+    with Session(zygote, [(attacks.ATTACKS["forge-a-refusal"].code, False)], LIMITS) as session:
+        session.close()
+    assert session.end != "refused"
+
+
 def test_memory_of_many_processes_is_one_memory(zygote: Zygote) -> None:
     code = attacks.ATTACKS["memory-bomb-of-many"].code
     with Session(zygote, [(code, False)], Limits(seconds=60, megabytes=1024)) as session:

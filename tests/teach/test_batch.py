@@ -272,7 +272,7 @@ def test_duplicated_and_deleted_cells_and_magics_do_no_harm(
 
 
 @pytest.mark.breaks(
-    "companion/teach/notebooks.py", "    if parses(source):\n        return source\n", ""
+    "companion/teach/notebooks.py", "        if parses(source):\n            return source\n", ""
 )
 @pytest.mark.parametrize(
     ("source", "code"),
@@ -283,6 +283,8 @@ def test_duplicated_and_deleted_cells_and_magics_do_no_harm(
         ("files = !ls", "pass"),
         ("%%time\nx = 1", "x = 1"),
         ("%%bash\nls", ""),
+        ("%%time\n%%capture\n%time x = 1", "pass"),
+        (900 * "%%time\n" + "x = 1", ""),
         ("help?\nx = 1", "pass\nx = 1"),
         ("x = (5\n  % 3)", "x = (5\n  % 3)"),
         ('text = """\n%not magic\n"""', 'text = """\n%not magic\n"""'),
@@ -290,6 +292,17 @@ def test_duplicated_and_deleted_cells_and_magics_do_no_harm(
 )
 def test_only_what_jupyter_alone_understands_is_dropped(source: str, code: str) -> None:
     assert notebooks.without_magics(source) == code
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "source",
+    ["(" + 300_000 * "\n", "(\n" + 300_000 * " " + "(", 900 * "%%time\n" + 20_000 * "(\n"],
+    ids=["lines", "spaces", "magics"],
+)
+def test_a_cell_is_read_in_a_time_like_its_length(source: str) -> None:
+    """Blank lines took a time like their square, while an honest neighbour's time ran out."""
+    assert not notebooks.parses(notebooks.without_magics(source) or "(")
 
 
 def test_the_last_declared_id_counts_and_only_text() -> None:
