@@ -191,6 +191,41 @@ def to_modules(network: MLP) -> list[nn.Sequential]:
     return models
 
 
+def of_modules(models: Sequence[nn.Sequential], activation: str | Activation) -> MLP:
+    """Return networks as :func:`to_modules` makes them, stacked, with copies of their weights.
+
+    Args:
+        models: S networks of the same sizes, in which linear layers and activations alternate.
+        activation: theirs: its name, or an :class:`Activation`.
+
+    Returns:
+        Weights of shape (S, n_l, n_{l-1}), and biases (S, n_l) if the layers have them.
+
+    Raises:
+        ValueError: if there is no network, they do not fit each other, or the activation is an
+            unknown word.
+
+    Example:
+        >>> network = random_mlp([3, 5, 2], "relu", seeds=2)
+        >>> torch.equal(of_modules(to_modules(network), "relu").weights[1], network.weights[1])
+        True
+
+    """
+    if not models:
+        raise ValueError("models needs at least one network, got none")
+    linear = [[part for part in model if isinstance(part, nn.Linear)] for model in models]
+    levels = list(zip(*linear, strict=True))
+    weights = tuple(torch.stack([layer.weight.detach() for layer in level]) for level in levels)
+    biases = [layer.bias.detach() for level in levels for layer in level if layer.bias is not None]
+    stacked = None
+    if biases:
+        count = len(models)
+        stacked = tuple(
+            torch.stack(biases[at : at + count]) for at in range(0, len(biases), count)
+        )
+    return MLP(weights, stacked, activations.get(activation))
+
+
 def classifiers(
     activation: str | Activation,
     weight_variance: float,

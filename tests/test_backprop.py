@@ -484,3 +484,25 @@ def test_classifiers_are_random_networks_of_equal_layers() -> None:
     assert [tuple(p.shape) for p in linear.parameters()] == [(10, 64), (10,)]
     with pytest.raises(ValueError, match="depth must be at least 1"):
         backprop.classifiers("relu", 2.0, 0)
+
+
+@pytest.mark.breaks("companion/backprop.py", "biases[at : at + count]", "biases[:count]")
+@pytest.mark.parametrize("bias", [True, False])
+def test_modules_come_back_as_the_networks_they_were(bias: bool) -> None:
+    network = backprop.random_mlp([4, 5, 3], "tanh", weight_variance=1.0, bias=bias, seeds=3)
+    models = backprop.to_modules(network.map(lambda part: part + 0.1))
+    found = backprop.of_modules(models, "tanh")
+    expected = network.map(lambda part: part + 0.1)
+    for mine, theirs in zip(found.weights, expected.weights, strict=True):
+        assert torch.equal(mine, theirs)
+    assert (found.biases is None) == (not bias)
+    for mine, theirs in zip(found.biases or (), expected.biases or (), strict=True):
+        assert torch.equal(mine, theirs)
+    with torch.no_grad():
+        models[0][0].weight.zero_()
+    assert torch.equal(found.weights[0], expected.weights[0])
+
+
+def test_no_modules_are_no_networks() -> None:
+    with pytest.raises(ValueError, match="at least one network, got none"):
+        backprop.of_modules([], "tanh")
