@@ -220,9 +220,7 @@ def of_modules(models: Sequence[nn.Sequential], activation: str | Activation) ->
     stacked = None
     if biases:
         count = len(models)
-        stacked = tuple(
-            torch.stack(biases[at : at + count]) for at in range(0, len(biases), count)
-        )
+        stacked = tuple(torch.stack(biases[at : at + count]) for at in range(0, len(biases), count))
     return MLP(weights, stacked, activations.get(activation))
 
 
