@@ -1,5 +1,6 @@
 """A training loop that keeps a record of every layer."""
 
+from companion.training.hessian import curvature
 from companion.training.loop import (
     Record,
     Snapshot,
@@ -18,6 +19,7 @@ __all__ = [
     "Stop",
     "adam",
     "adam_with_warmup",
+    "curvature",
     "sgd",
     "train",
 ]
