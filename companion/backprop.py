@@ -202,8 +202,8 @@ def of_modules(models: Sequence[nn.Sequential], activation: str | Activation) ->
         Weights of shape (S, n_l, n_{l-1}), and biases (S, n_l) if the layers have them.
 
     Raises:
-        ValueError: if there is no network, they do not fit each other, or the activation is an
-            unknown word.
+        ValueError: if there is no network, they are not built alike, or hold something else than
+            linear layers with this activation between them; or it is an unknown word.
 
     Example:
         >>> network = random_mlp([3, 5, 2], "relu", seeds=2)
@@ -213,6 +213,15 @@ def of_modules(models: Sequence[nn.Sequential], activation: str | Activation) ->
     """
     if not models:
         raise ValueError("models needs at least one network, got none")
+    between = type(activations.get(activation).module())
+    for index, model in enumerate(models):
+        kinds = [type(part) for part in model]
+        expected = [nn.Linear if at % 2 == 0 else between for at in range(len(kinds))]
+        if kinds != expected or len(kinds) % 2 == 0 or repr(model) != repr(models[0]):
+            raise ValueError(
+                f"models[{index}] is not of linear layers with {between.__name__} between them, "
+                f"or not built as models[0] is: {model}"
+            )
     linear = [[part for part in model if isinstance(part, nn.Linear)] for model in models]
     levels = list(zip(*linear, strict=True))
     weights = tuple(torch.stack([layer.weight.detach() for layer in level]) for level in levels)

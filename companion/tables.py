@@ -8,12 +8,14 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from numbers import Integral
 
 from torch import Tensor
 
 from companion._lib.arguments import positive_integer
 
 QUARTERS = (0.25, 0.75)
+ENDS = ("lower", "higher")
 DIGITS = 6  # to which a number is rounded first: what is a tie but for rounding errors is one
 
 
@@ -56,7 +58,8 @@ def median(values: Tensor) -> float:
         3.0
 
     """
-    return round(_at_least(1, values).double().quantile(0.5).item(), DIGITS)
+    low, high = (_at_least(1, values).double().quantile(0.5, interpolation=i).item() for i in ENDS)
+    return round(low if low == high else (low + high) / 2, DIGITS)
 
 
 def spread(values: Tensor, places: int = 2) -> str:
@@ -99,7 +102,7 @@ def deviation(values: Tensor, places: int = 2) -> str:
         '2.00 ± 1.00'
 
     """
-    values = _at_least(2, values)
+    values = _at_least(2, values).double()
     return f"{rounded(values.mean(), places)} ± {rounded(values.std(), places)}"
 
 
@@ -168,11 +171,11 @@ def _checked(hits: int, cases: int) -> tuple[int, int]:
 
 
 def _places(places: int) -> int:
-    if isinstance(places, bool) or not isinstance(places, int):
+    if isinstance(places, bool) or not isinstance(places, Integral):
         raise TypeError(f"places must be a whole number from 0 to {DIGITS}, got {places!r}")
     if not 0 <= places <= DIGITS:
         raise ValueError(f"places must be from 0 to {DIGITS}, got {places}")
-    return places
+    return int(places)
 
 
 def _at_least(count: int, values: Tensor) -> Tensor:

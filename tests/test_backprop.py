@@ -506,3 +506,19 @@ def test_modules_come_back_as_the_networks_they_were(bias: bool) -> None:
 def test_no_modules_are_no_networks() -> None:
     with pytest.raises(ValueError, match="at least one network, got none"):
         backprop.of_modules([], "tanh")
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))],
+        [nn.Sequential(nn.Linear(3, 3), nn.Tanh())],
+        [nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))],
+        [nn.Sequential(nn.Linear(3, n), nn.Tanh(), nn.Linear(n, 3)) for n in (3, 4)],
+        [nn.Sequential(nn.Linear(3, 3, bias=b)) for b in (True, False)],
+    ],
+    ids=["another", "last", "norm", "sizes", "biases"],
+)
+def test_other_modules_are_no_such_networks(models: list[nn.Sequential]) -> None:
+    with pytest.raises(ValueError, match=r"models\[[01]\] is not of linear layers with Tanh"):
+        backprop.of_modules(models, "tanh")

@@ -54,8 +54,8 @@ def degrees(u: Tensor, v: Tensor) -> float:
 
 @pytest.mark.breaks(
     "companion/clipping/clips.py",
-    "max_norm / (norm + 1e-6)",
-    "max_norm / norm",
+    "(max_norm / (norm + 1e-6))",
+    "(max_norm / norm)",
 )
 @pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize("kind", [1.0, 2.0, 3.5, math.inf])
@@ -119,7 +119,7 @@ def test_groups_are_clipped_each_by_its_own_norm() -> None:
         torch.testing.assert_close(parameters[index].grad, expected, rtol=1e-10, atol=0)
 
 
-@pytest.mark.breaks("companion/clipping/clips.py", "min(1.0, max_norm /", "(max_norm /")
+@pytest.mark.breaks("companion/clipping/clips.py", "or norm + 1e-6 <= max_norm:", "or False:")
 def test_a_group_below_the_threshold_is_left_alone() -> None:
     small, large = with_gradients(torch.tensor([0.3]), torch.tensor([30.0]))
     clip_group_norms_([[small], [large]], 1.0)
@@ -179,7 +179,9 @@ def test_a_unit_of_no_gradient_stays_so() -> None:
 
 # torch divides by a norm that overflowed to infinity, and leaves zeros.
 @pytest.mark.breaks(
-    "companion/_lib/norms.py", "vector_norm(t.double(), order)", "vector_norm(t, order)"
+    "companion/_lib/norms.py",
+    "vector_norm(wide(values).abs(), order)",
+    "vector_norm(values.abs(), order)",
 )
 @pytest.mark.parametrize(
     ("dtype", "size"), [(torch.float32, 1e30), (torch.float16, 4e4), (torch.bfloat16, 1e30)]
@@ -197,8 +199,9 @@ def test_a_norm_its_type_cannot_hold_is_clipped_all_the_same(
 
 
 @pytest.mark.breaks("companion/_lib/norms.py", "values / largest", "values")
-@pytest.mark.breaks("companion/clipping/clips.py", "if math.isinf(norm):  # of", "if False:  # of")
-@pytest.mark.breaks("companion/clipping/clips.py", "    if math.isinf(norm):\n", "    if False:\n")
+@pytest.mark.breaks(
+    "companion/clipping/clips.py", "norm = _norm(gradients)\n    return", "    return"
+)
 @pytest.mark.parametrize("size", [1e200, 1.7e308])
 @pytest.mark.parametrize("clip", [EVERY["norm"], EVERY["groups"]], ids=["norm", "groups"])
 def test_a_norm_beyond_float64_keeps_the_direction(clip: Callable[..., Clip], size: float) -> None:
@@ -211,7 +214,9 @@ def test_a_norm_beyond_float64_keeps_the_direction(clip: Callable[..., Clip], si
     assert done.norm == pytest.approx(1.5 * size)  # inf for the larger
 
 
-@pytest.mark.breaks("companion/clipping/clips.py", "if norms.isinf().any():", "if False:")
+@pytest.mark.breaks(
+    "companion/clipping/clips.py", "_unit_norms(shares).clamp(", "_unit_norms(gradient).clamp("
+)
 @pytest.mark.parametrize("size", [1e200, 1.7e308])
 def test_a_units_norm_beyond_float64_keeps_its_direction(size: float) -> None:
     direction = torch.tensor([[2.0, 1.0, -2.0], [0.0, 0.3, 0.4]], dtype=torch.float64)
@@ -221,6 +226,37 @@ def test_a_units_norm_beyond_float64_keeps_its_direction(size: float) -> None:
     clip_adaptive_(w)
     largest = 0.01 * 3**0.5
     torch.testing.assert_close(w.grad, direction * largest / torch.tensor([[3.0], [0.5]]))
+
+
+def test_small_types_keep_what_a_small_factor_leaves() -> None:
+    """In float16 the factor itself was 0."""
+    for dtype, size, bound in ((torch.float16, 6e4, 1e-3), (torch.float32, 3e38, 1e-6)):
+        (w,) = with_gradients(torch.full((100,), size, dtype=dtype))
+        clip_norm_(w, bound)
+        torch.testing.assert_close(w.grad.double().norm().item(), bound, rtol=2e-2, atol=0)
+    (w,) = with_gradients(torch.full((1, 100), 6e4, dtype=torch.float16))
+    with torch.no_grad():
+        w.fill_(0.1)
+    clip_adaptive_(w)
+    assert w.grad.double().norm().item() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_factors_beyond_float64_and_bounds_near_its_end() -> None:
+    (w,) = with_gradients(torch.full((5,), 1.7e308, dtype=torch.float64))
+    assert clip_value_(w, 1.75e308).factor == 1
+    (w,) = with_gradients(torch.full((2,), 1.4e308, dtype=torch.float64))
+    assert clip_norm_(w, 1.4e308).factor == pytest.approx(0.5**0.5)
+    assert w.grad[0].item() == pytest.approx(1.4e308 * 0.5**0.5)
+
+
+def test_complex_gradients_are_clipped_as_torch_does() -> None:
+    ours, theirs = (nn.Parameter(torch.zeros(2, dtype=torch.complex128)) for _ in range(2))
+    for w in (ours, theirs):
+        w.grad = torch.tensor([3 + 4j, 0], dtype=torch.complex128)
+    clip = clip_norm_(ours, 1.0)
+    nn.utils.clip_grad_norm_(theirs, 1.0)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert (clip.norm, round(clip.angle, 6)) == (5, 0)
 
 
 def test_a_small_norm_does_not_vanish_in_its_squares() -> None:
@@ -373,3 +409,9 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
 def test_what_is_no_tensor_is_named() -> None:
     with pytest.raises(TypeError, match="parameters must be tensors, got str"):
         clip_norm_(["weight"], 1.0)
+
+
+def test_no_gradient_at_a_threshold_of_none_stays_none() -> None:
+    (w,) = with_gradients(torch.zeros(3))
+    assert clip_norm_(w, 0.0).factor == 1
+    assert (w.grad == 0).all()

@@ -27,15 +27,24 @@ def vector_norm(
     dims = tuple(range(values.dim())) if dim is None else dim
     if values.numel() == 0:
         return torch.linalg.vector_norm(values, order, dims, keepdim=keepdim)
+    plain = torch.linalg.vector_norm(values, order, dims, keepdim=keepdim)
+    if _is_safe(plain):
+        return plain
     found = _of_shares(
         values, dims, lambda v: torch.linalg.vector_norm(v, order, dims, keepdim=True)
     )
     return found if keepdim else found.sum(dims)  # of one entry each
 
 
+def wide(values: Tensor) -> Tensor:
+    """Return the numbers in float64, or complex128."""
+    return values.to(torch.complex128 if values.is_complex() else torch.float64)
+
+
 def total_norm(tensors: Iterable[Tensor], order: float = 2.0) -> Tensor:
     """Return the norm of all entries of at least one tensor together, in float64."""
-    return vector_norm(torch.stack([vector_norm(t.double(), order) for t in tensors]), order)
+    each = [vector_norm(wide(values).abs(), order) for values in tensors]
+    return vector_norm(torch.stack(each), order)
 
 
 def matrix_norm(matrices: Tensor, order: int | str) -> Tensor:
@@ -45,6 +54,11 @@ def matrix_norm(matrices: Tensor, order: int | str) -> Tensor:
         matrices, dims, lambda m: torch.linalg.matrix_norm(m, order, dims, keepdim=True)
     )
     return found[..., 0, 0]
+
+
+def _is_safe(norm: Tensor) -> bool:
+    """Return whether powers of the entries behind these norms cannot have left the type."""
+    return bool(((norm > torch.finfo(norm.dtype).tiny ** 0.25) & norm.isfinite()).all())
 
 
 def _of_shares(

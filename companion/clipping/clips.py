@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from companion._lib.arguments import non_negative, one_of
-from companion._lib.norms import total_norm, vector_norm
+from companion._lib.norms import total_norm, vector_norm, wide
 
 Nonfinite = Literal["raise", "skip"]
 NONFINITE: tuple[Nonfinite, ...] = get_args(Nonfinite)
 Parameters = Iterable[Tensor] | Tensor
-#: Brings a gradient of float64 numbers whose norm is beyond float64 back into its range.
-SHRUNK = 2.0**-60
+TINY = torch.finfo(torch.float64).tiny
 
 
 class NonFiniteGradientError(RuntimeError):
@@ -230,12 +229,12 @@ def clip_adaptive_(
         for parameter in found:
             assert parameter.grad is not None  # those without are left out before
             largest = share * _unit_norms(parameter.detach()).clamp(min=eps)
-            norms = _unit_norms(parameter.grad)
+            norms, gradient = _unit_norms(parameter.grad), wide(parameter.grad)
+            shorter = gradient * (largest / norms)
             if norms.isinf().any():
-                parameter.grad.mul_(torch.where(norms.isinf(), SHRUNK, 1.0))
-                norms = _unit_norms(parameter.grad)
-            scale = torch.where(norms > largest, largest / norms, 1.0)
-            parameter.grad.mul_(scale.to(parameter.grad.dtype))
+                shares = gradient / _unit_largest(gradient).clamp(min=TINY)
+                shorter = shares * (largest / _unit_norms(shares).clamp(min=TINY))
+            parameter.grad.copy_(torch.where(norms > largest, shorter, gradient))
 
     return _clip(parameters, nonfinite, clip)
 
@@ -328,13 +327,17 @@ def _scale_(parameters: list[Tensor], max_norm: float, kind: float) -> None:
     if not gradients:
         return
     norm = _norm(gradients, kind)
-    if math.isinf(norm):  # of finite entries
+    if norm == 0 or norm + 1e-6 <= max_norm:
+        return
+    if math.isfinite(norm) and max_norm / norm > TINY:
         for gradient in gradients:
-            gradient.mul_(SHRUNK)
-        norm = _norm(gradients, kind)
-    factor = min(1.0, max_norm / (norm + 1e-6))
-    for gradient in gradients:
-        gradient.mul_(factor)
+            gradient.copy_(wide(gradient) * (max_norm / (norm + 1e-6)))
+        return
+    largest = _largest(gradients)
+    shares = [wide(gradient) / largest for gradient in gradients]
+    factor = max_norm / _norm(shares, kind)
+    for gradient, share in zip(gradients, shares, strict=True):
+        gradient.copy_(share * factor)
 
 
 def _gradients(parameters: list[Tensor]) -> list[Tensor]:
@@ -343,7 +346,7 @@ def _gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 def _unit_norms(tensor: Tensor) -> Tensor:
     dims = tuple(range(1, tensor.dim())) or None
-    return vector_norm(tensor.double(), dim=dims, keepdim=True)
+    return vector_norm(wide(tensor).abs(), dim=dims, keepdim=True)
 
 
 def _clip(
@@ -372,7 +375,7 @@ def _clip(
     left = _norm(after)
     return Clip(
         norm,
-        factor=left / norm if norm > 0 else 1.0,
+        factor=_ratio(before, norm, after, left),
         angle=_angle(before, norm, after, left),
         clipped=any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)),
         skipped=False,
@@ -383,15 +386,38 @@ def _angle(before: list[Tensor], norm: float, after: list[Tensor], left: float) 
     """Return the degrees between two gradients, accurate also where a cosine rounds to 1."""
     if norm == 0 or left == 0:
         return 0.0
-    if math.isinf(norm):
-        before = [gradient * SHRUNK for gradient in before]
-        norm = _norm(before)
-    if math.isinf(left):
-        after = [gradient * SHRUNK for gradient in after]
-        left = _norm(after)
-    pairs = [(u.double() / norm, v.double() / left) for u, v in zip(before, after, strict=True)]
+    pairs = list(zip(_unit(before, norm), _unit(after, left), strict=True))
     apart, along = _norm(u - v for u, v in pairs), _norm(u + v for u, v in pairs)
     return math.degrees(2 * math.atan2(apart, along))
+
+
+def _ratio(before: list[Tensor], norm: float, after: list[Tensor], left: float) -> float:
+    """Return the norm after over the norm before, also where these are beyond float64."""
+    if norm == 0:
+        return 1.0
+    if math.isfinite(norm):
+        return left / norm
+    most = _largest(before)
+    return _norm(wide(g) / most for g in after) / _norm(wide(g) / most for g in before)
+
+
+def _unit(gradients: list[Tensor], norm: float) -> list[Tensor]:
+    """Return them divided by their common norm, which may be beyond float64."""
+    if math.isinf(norm):
+        largest = _largest(gradients)
+        gradients = [wide(gradient) / largest for gradient in gradients]
+        norm = _norm(gradients)
+    return [wide(gradient) / norm for gradient in gradients]
+
+
+def _largest(gradients: list[Tensor]) -> float:
+    """Return the size of the largest entry of all; 0 if there is none."""
+    return max((wide(g).abs().max().item() for g in gradients if g.numel()), default=0.0)
+
+
+def _unit_largest(tensor: Tensor) -> Tensor:
+    dims = tuple(range(1, tensor.dim()))
+    return tensor.abs().amax(dims, keepdim=True) if dims else tensor.abs().max()
 
 
 def _complaint(found: list[Tensor], bad: list[int]) -> str:

@@ -131,6 +131,11 @@ def cell(
         ('lstm', (20, 5))
 
     """
+    several = isinstance(model, RECURRENT)
+    if not several:
+        layer_index(model, layer)
+    if backward and not getattr(model, "bidirectional", False):
+        raise ValueError("backward needs a model of two directions, got one of one")
     if isinstance(model, Cell):
         tensors = {name: getattr(model, name) for name in WEIGHTS}
         changed: dict[str, Any] = {
@@ -142,9 +147,7 @@ def cell(
             "model must be nn.RNN, nn.LSTM, nn.GRU, a cell of these or a Cell, "
             f"got {type(model).__name__}"
         )
-    suffix = f"_l{layer_index(model, layer)}" if isinstance(model, RECURRENT) else ""
-    if backward and not getattr(model, "bidirectional", False):
-        raise ValueError("backward needs a model of two directions, got one of one")
+    suffix = f"_l{layer_index(model, layer)}" if several else ""
     suffix += "_reverse" if backward else ""
     parameters = dict(model.named_parameters())
     held = {
@@ -173,6 +176,10 @@ def layer_index(model: nn.Module | Cell, layer: int) -> int:
     return layer % count
 
 
+def _weights(cell: Cell) -> list[Tensor | None]:
+    return [getattr(cell, name) for name in WEIGHTS]
+
+
 def stack(cells: list[Cell]) -> Cell:
     """Return several cells of one shape as one of several networks.
 
@@ -187,7 +194,7 @@ def stack(cells: list[Cell]) -> Cell:
     if not cells:
         raise ValueError("cells needs at least one cell, got none")
     kinds = {
-        (c.kind, c.nonlinearity, c.weight_ih.shape, c.weight_hh.shape, c.bias_ih is None)
+        (c.kind, c.nonlinearity, *(None if w is None else w.shape for w in _weights(c)))
         for c in cells
     }
     if len(kinds) > 1:
@@ -369,7 +376,7 @@ def begun(cell: Cell, inputs: Tensor, state: State | None) -> State:
         expected = None if needed is None else tuple(needed.shape)
         if found != expected:
             raise ValueError(f"state needs a {name} of shape {expected}, got {found}")
-    return state.each(lambda part: part.to(inputs.dtype))
+    return State(*state).each(lambda part: part.to(inputs.dtype))
 
 
 def check_inputs(cell: Cell, inputs: Tensor) -> None:

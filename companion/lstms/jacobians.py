@@ -7,13 +7,13 @@ the part of it that a gate alone carries, :func:`to_inputs` what reaches the inp
 
 from collections.abc import Callable
 from functools import partial
-from operator import itemgetter
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from companion._lib import random
 from companion._lib.arguments import floating, one_of
 from companion._lib.norms import matrix_norm
 from companion.lstms.cells import (
@@ -219,6 +219,14 @@ def direct_path(
     return _measured(measure, model, inputs, state, layer=layer, backward=backward)
 
 
+def _reaches(output: Tensor, inputs: Tensor) -> Tensor:
+    """Return which inputs an output depends on; what is not finite shows nothing."""
+    # Not the sum, which a layer norm or a softmax keeps constant.
+    (draw,) = random.normal([random.generator(0, "inputs")], *output.shape).to(output.dtype)
+    (found,) = torch.autograd.grad((output * draw).sum(), inputs, retain_graph=True)
+    return found.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) != 0
+
+
 # ---------------------------------------------------------------- what torch's modules take
 
 
@@ -232,13 +240,12 @@ def _measured(
     backward: bool,
 ) -> Tensor:
     """Measure (T+1, *networks, batch, ...) of a cell along time, however the inputs are given."""
+    state = state and State(*state).each(torch.Tensor.detach)
     if isinstance(inputs, PackedSequence):
-        return _of_lengths(
-            partial(_measured, measure, model, layer=layer, backward=backward),
-            inputs,
-            state,
-            first=getattr(model, "batch_first", False),
-        )
+        each = partial(_measured, measure, model, layer=layer, backward=backward)
+        batch = model.weight_hh.dim() - 1 if isinstance(model, Cell) else 1
+        first = getattr(model, "batch_first", False)
+        return _of_lengths(each, inputs, state, first=first, batch=batch)
     alone = floating("inputs", inputs).dim() == 2
     if alone:
         inputs = inputs.unsqueeze(1)
@@ -253,7 +260,7 @@ def _measured(
     check_inputs(found, inputs)
     along = measure(found, _turned(inputs, backward=backward), state)
     along = _turned(along, backward=backward)
-    return along.squeeze(1) if alone else along
+    return along.squeeze(found.weight_hh.dim() - 1) if alone else along
 
 
 def _outputs(model: nn.Module | Cell, inputs: Tensor, layer: int, *, backward: bool) -> Tensor:
@@ -273,20 +280,25 @@ def _of_lengths(
     state: State | None,
     *,
     first: bool,
+    batch: int,
 ) -> Tensor:
     """Measure sequences of each length by themselves; behind a sequence's end stands nan."""
     inputs, lengths = pad_packed_sequence(packed, batch_first=first)
+    if state and state.h.shape[-2] != len(lengths):
+        raise ValueError(f"state needs {len(lengths)} rows, got {state.h.shape[-2]}")
     together: Tensor | None = None
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero().flatten()
         own = inputs[rows, :length] if first else inputs[:length, rows]
-        found = measure(own, state and state.each(itemgetter(rows)))
+        pick = partial(torch.index_select, dim=-2, index=rows)
+        found = measure(own, state and state.each(pick))
+        found = found.movedim(batch, 1)
         if together is None:
             size = (int(lengths.max()) + 1, len(lengths), *found.shape[2:])
             together = found.new_full(size, torch.nan)
         together[: length + 1, rows] = found
     assert together is not None  # a packed sequence has one at least
-    return together
+    return together.movedim(1, batch)
 
 
 def to_inputs(
@@ -306,8 +318,8 @@ def to_inputs(
 
     Raises:
         TypeError: if the inputs are not a floating-point tensor.
-        ValueError: if they have not three dimensions, examples depend on each other (as they seem
-            to where the batch comes first unsaid), or ``norm`` is another word.
+        ValueError: if they have not three dimensions, one of several examples depends on another
+            (as it seems to where the batch comes first unsaid), or ``norm`` is another word.
 
     Example:
         >>> last = to_inputs(lambda x: x.cumsum(0), torch.ones(4, 1, 2))
@@ -323,8 +335,7 @@ def to_inputs(
         x = inputs.detach().clone().requires_grad_()
         y = model(x)
         y = (y if isinstance(y, Tensor) else y[0]).select(axis, -1)
-        (others,) = torch.autograd.grad(y[-1].sum(), x, retain_graph=True)
-        if others.narrow(1 - axis, 0, len(y) - 1).any():
+        if len(y) > 1 and _reaches(y[-1], x).narrow(1 - axis, 0, len(y) - 1).any():
             raise ValueError(
                 "the output of one example depends on another: is the model made with the batch "
                 "first? Then give it an attribute batch_first, or turn its inputs and outputs"

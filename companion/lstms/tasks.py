@@ -27,6 +27,7 @@ from companion.lstms.cells import Cell, State
 SYMBOLS, MEMORIZED = 8, 10  # of the copy task
 WINDOW = 25  # steps over which the loss is averaged before it is judged
 SOLVED = 0.1  # of the baseline
+PLAIN = {"num_layers": 1, "bidirectional": False, "proj_size": 0}
 SplitPart = Literal["train", "test"]
 SPLIT_PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
 
@@ -334,6 +335,11 @@ def networks(
             entry.initialize(layer, generator)
         head = torch.empty(task.outputs, hidden + 1, dtype=torch.float64)
         heads.append(head.uniform_(-(hidden**-0.5), hidden**-0.5, generator=generator))
+        if any(getattr(layer, name, plain) != plain for name, plain in PLAIN.items()):
+            raise ValueError(
+                "an entry must make a layer with num_layers=1, of one direction and without a "
+                f"projection, got {layer}"
+            )
         made.append(cells.cell(layer, dtype=dtype))
     head = torch.stack(heads).to(dtype)
     return Networks(cells.stack(made), head[..., :-1].clone(), head[..., -1].clone())

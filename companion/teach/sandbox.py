@@ -150,7 +150,11 @@ def close_in(limits: Limits, keep: Iterable[int]) -> None:
     try:
         own = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
         _check(_libc().unshare(own), "unshare")
-        _new_keyring()
+        try:
+            new_keyring()
+        except OSError as error:  # of this user's keys: then the one of the process before it
+            if error.errno != errno.EDQUOT:
+                raise
         _new_root(visible())
         _close_files(keep)
         _limit(limits)
@@ -159,8 +163,13 @@ def close_in(limits: Limits, keep: Iterable[int]) -> None:
         raise NoSandboxError(f"no sandbox can be made here: {error}. {NO_SANDBOX}") from None
 
 
-def _new_keyring() -> None:
-    """Leave the keyring of whoever marks for an empty one, unless the system has none to use."""
+def new_keyring() -> None:
+    """Leave the session keyring for an empty one, unless the system has none to use.
+
+    Raises:
+        OSError: if there can be no other.
+
+    """
     try:
         _check(
             _libc().syscall(KEYCTL[platform.machine()], JOIN_SESSION_KEYRING, None) < 0, "keyctl"

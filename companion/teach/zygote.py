@@ -76,12 +76,11 @@ def _live(limits: Limits, talk: socket.socket, tell: int, *, safe: bool) -> NoRe
     """Shut this process in, or tell the watcher why not; and serve from a child; never returns."""
     try:
         if safe:
-            sandbox.close_in(limits, [talk.fileno()])  # which closes ``tell``
-        else:
-            os.close(tell)
+            sandbox.close_in(limits, [talk.fileno(), tell])
     except sandbox.NoSandboxError as error:
         os.write(tell, str(error).encode())
         os._exit(1)
+    os.close(tell)  # before anything of the submission runs
     if safe and os.fork():
         talk.close()
         sandbox.reap()
@@ -183,6 +182,7 @@ def main() -> None:
     for name in companion.__all__:
         getattr(companion, name)
     torch.set_num_threads(1)
+    sandbox.new_keyring()
     os.environ |= {"HOME": sandbox.SCRATCH, "MPLCONFIGDIR": sandbox.SCRATCH}
     control = socket.socket(fileno=int(sys.argv[1]))
     control.send(b"ready")
