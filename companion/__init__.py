@@ -26,6 +26,7 @@ of its name. Below those of the chapters stand the tools that several of them us
 * :mod:`companion.data` -- real data that ships with a dependency, and draws that a seed decides
 * :mod:`companion.checks` -- what the visible checks of an assignment call, and its own numbers
 * :mod:`companion.tables` -- medians and counts as chapters print them, alike on every machine
+* :mod:`companion.verdict` -- a verdict's sentence, asserted clause by clause on what was measured
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
 * :mod:`companion.explore` -- sliders that work in a notebook and in a page without a kernel
 
@@ -61,6 +62,7 @@ __all__ = [
     "tables",
     "training",
     "transformers",
+    "verdict",
 ]
 
 

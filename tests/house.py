@@ -1,5 +1,6 @@
 """The house rules of the chapters: each takes a chapter and returns its complaints."""
 
+import ast
 import base64
 import json
 import re
@@ -23,6 +24,7 @@ MEDIAN_CELL = 8
 IGNORED_OUTPUTS = 0  # cells tagged nbval-ignore-output, in the whole book
 SHORTEST_ALT = 30
 SHORTEST_CAPTION = 20
+LONGEST_CHECK = 50
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PAPER_FREE = {"github.com", "colab.research.google.com", "pytorch.org", "docs.pytorch.org"}
 
@@ -161,10 +163,11 @@ def outputs_are_clean(chapter: Chapter) -> list[str]:
 
 
 def cells_are_short(chapter: Chapter) -> list[str]:
-    """No code cell over 20 lines that are not blank; at most 8 in the median."""
+    """No code cell over 20 lines that are not blank; at most 8 in the median, without checks."""
     lengths = {
         i: sum(bool(line.strip()) for line in cell["source"].splitlines())
         for i, cell in chapter.code
+        if "check" not in tags(cell)
     }
     wrong = [
         f"{chapter.at(i)}: {n} lines, at most {LONGEST_CELL}; move some to the companion"
@@ -374,7 +377,7 @@ def numbers_are_shown(chapter: Chapter, bib: Path = BOOK / "references.bib") -> 
     for i, cell in enumerate(chapter.cells):
         texts = []
         if cell["cell_type"] == "markdown":
-            texts = [prose(cell["source"])]
+            texts = [prose(own_words(cell["source"]))]
         mystnb = cell["metadata"].get("mystnb", {})
         texts += [
             prose(mystnb.get("image", {}).get("alt", "")),
@@ -387,6 +390,12 @@ def numbers_are_shown(chapter: Chapter, bib: Path = BOOK / "references.bib") -> 
                 if number not in years and not shown(number, output)
             ]
     return wrong
+
+
+def own_words(source: str) -> str:
+    """What a cell says itself: of a verdict, all but the claim that it quotes."""
+    said = callout(source)
+    return "\n\n".join([said.title, *said.text]) if said else source
 
 
 def is_plain_markdown(chapter: Chapter) -> list[str]:
@@ -531,6 +540,53 @@ def claims_are_judged(chapter: Chapter) -> list[str]:
     return wrong
 
 
+def verdicts_are_checked(chapter: Chapter) -> list[str]:
+    """Each verdict names its conditions; behind it stands, folded, a check all of which holds."""
+    wrong = []
+    for i, cell in chapter.markdown:
+        data = cell["metadata"].get("verdict")
+        if data is None:
+            continue
+        wrong += [
+            f"{chapter.at(i)}: the metadata do not say what was {word}"
+            for word in ("varied", "kept")
+            if not str(data.get(word, "")).strip()
+        ]
+        below = chapter.cells[i + 1] if i + 1 < len(chapter.cells) else {"metadata": {}}
+        if below["metadata"].get("check", {}).get("claim") != data.get("claim"):
+            wrong.append(f"{chapter.at(i)}: the next cell is not the check of {data.get('claim')}")
+        else:
+            wrong += [f"{chapter.at(i + 1)}: {fault}" for fault in faults_of_check(below)]
+    return wrong
+
+
+def faults_of_check(cell: Cell) -> list[str]:
+    """What a check's cell lacks."""
+    claim, meta = cell["metadata"]["check"]["claim"], cell["metadata"]
+    said = re.fullmatch(r"(\w+): (\d+) of (\d+) clauses hold", outputs_text(cell).strip())
+    words = [
+        key.value
+        for node in ast.walk(ast.parse(cell["source"]))
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    ]
+    needed = {
+        f"its name is not check-{claim.lower()}": meta.get("name") == f"check-{claim.lower()}",
+        "it needs the tags check and hide-input": {"check", "hide-input"} <= set(tags(cell)),
+        "it needs jupyter.source_hidden": meta.get("jupyter", {}).get("source_hidden") is True,
+        "it needs cellView: form": meta.get("cellView") == "form",
+        "it begins with # @title": cell["source"].startswith("# @title "),
+        f"it does not say that all clauses of {claim} hold": (
+            said and said[1] == claim and said[2] == said[3]
+        ),
+        "two clauses have the same words": len(words) == len(set(words)),
+        "no opposite is named that it must notice": meta["check"].get("opposites"),
+        f"it has more than {LONGEST_CHECK} lines": cell["source"].count("\n") < LONGEST_CHECK,
+    }
+    return [fault for fault, kept in needed.items() if not kept]
+
+
 def agrees(title: str, verdict: str) -> bool:
     """Whether the bold words are the verdict; `holds if` goes on with its condition."""
     if verdict == "holds if":
@@ -594,9 +650,12 @@ def anchors(path: Path) -> set[str]:
                 offered.add(f"cell-{cell['metadata']['name']}")
             figure = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
             offered |= {figure} if figure else set()
-        for _, cell in page.markdown:
-            if "verdict" in cell["metadata"]:
-                offered.add(f"verdict-{cell['metadata']['verdict'].get('claim', '').lower()}")
+    offered |= {
+        f"verdict-{said.claim.lower()}"
+        for _, source in page_sources(path)
+        for quote in re.findall(r"(?:^>.*\n?)+", source, re.MULTILINE)
+        if (said := callout(quote))
+    }
     return offered
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import nbformat
 import outputs
 import pytest
-import verdicts
 from chapters import ROOT
 from install_cell import install_cell
 from nbformat import NotebookNode
@@ -97,61 +96,6 @@ def test_two_runs_of_a_figure_store_the_same_file(
     assert book.cells[0].source == install_cell()
     assert not book.cells[0].outputs
     assert base64.b64decode(book.cells[1].outputs[-1].data["image/png"]) == drawn
-
-
-# ---------------------------------------------------------------- verdicts.md
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (
-            "> **Verdict on B5: holds if it is wide.** Over\n> 200 seeds.\n>\n> More.",
-            ("B5", "holds if it is wide.", "Over 200 seeds."),
-        ),
-        ("> **Verdict on S1: refuted.**\n> No.", ("S1", "refuted.", "No.")),
-        ("> **Predict.** So?", None),
-        ("**Verdict on S1: refuted.** No.", None),
-    ],
-)
-def test_a_verdict_is_read(source: str, expected: tuple[str, str, str] | None) -> None:
-    assert verdicts.callout(source) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "first"),
-    [
-        ("It is 0.25 there. And on.", "It is 0.25 there."),
-        ("See e.g. this one. `x` goes on.", "See e.g. this one."),
-        ("No stop", "No stop"),
-        ("", ""),
-    ],
-)
-def test_the_first_sentence_is_found(text: str, first: str) -> None:
-    assert verdicts.first_sentence(text) == first
-
-
-def test_the_page_lists_what_was_judged(tmp_path: Path) -> None:
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: one\n")
-    (tmp_path / "claims.yml").write_text("B5:\n  chapter: one\n  claim: a | b\nB6:\n  claim: c\n")
-    given = {"claim": "B5", "verdict": "holds if", "cell": "norm", "seeds": 200}
-    cells = [
-        new_markdown_cell("# Depth"),
-        new_markdown_cell(
-            "> **Verdict on B5: holds if wide.** So. More.", metadata={"verdict": given}
-        ),
-    ]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "one.ipynb")
-    text = verdicts.page(tmp_path)
-    assert "1 of 2 claims (1 holds if)" in text
-    row = (
-        "| [B5](one.ipynb#verdict-b5) | a \\| b | **holds if wide.** So. | 200 "
-        "| [measured](one.ipynb#cell-norm) |"
-    )
-    assert row in text.splitlines()
-    assert not verdicts.is_current(tmp_path)
-    verdicts.write_verdicts(tmp_path)
-    assert verdicts.is_current(tmp_path)
 
 
 # ---------------------------------------------------------------- the Makefile

@@ -1,111 +1,144 @@
-"""Collect the verdicts of all chapters into book/verdicts.md.
+"""Quote each claim in its verdict's box, and collect the boxes of all chapters in book/verdicts.md.
 
-`python book/_tools/verdicts.py` writes the page; with `--check` it fails when the page is stale.
+`python book/_tools/verdicts.py` writes both; with `--check` it fails where either is stale.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chapters import BOOK, Notebook, chapter_files, ledger, read
+from chapters import BOOK, Notebook, chapter_files, joined, ledger, read
+from repeat import Row, checks, table
 
 VERDICTS = ("holds", "holds if", "refuted", "not decided")
 CALLOUT = re.compile(
-    r"^>\s*\*\*Verdict on (?P<claim>[A-Z]\d+): (?P<verdict>.+?)\*\*\s*(?P<text>.*)"
+    r"\*\*Verdict on \[?(?P<claim>[A-Z]\d+)(?:\]\([^)]*\))?: (?P<verdict>.+?)\*\*\s*(?P<text>.*)"
 )
+CLAIM = re.compile(r"“.*”")
+"""How a claim stands in its box, behind the bold words."""
 
 INTRODUCTION = """\
 # The verdicts
 
 What articles say about vanishing and exploding gradients, and what the measurements in this course
 say about it. A claim **holds**, **holds if** a condition is met, is **refuted**, or is
-**not decided** at this course's scale. Each verdict leads to the cell that measured it.
-*Seeds* counts the random draws behind it; *exact* marks an identity or an example that has none.
+**not decided** at this course's scale. Each box quotes the claim, and its id leads to the chapter.
+Below the verdict stand what was varied and what was not, how many random draws are behind it
+(an identity or an example has none), and in how many repetitions of the whole chapter, with every
+weight, batch, synthetic example and split drawn anew, each clause of the sentence held.
 """
+
+
+class Callout(NamedTuple):
+    """A verdict's box: the claim's id, the bold words behind it, and the text below."""
+
+    claim: str
+    title: str
+    text: list[str]
+    """Its paragraphs, without the claim that is quoted."""
 
 
 class Verdict(NamedTuple):
     """A verdict as a chapter gives it."""
 
-    claim: str
-    verdict: str
-    cell: str
-    seeds: int
-    title: str
-    """The bold text behind the claim's id, such as `holds if the width is large.`"""
-    sentence: str
-    """The first sentence after the bold text."""
+    data: dict[str, Any]
+    """What its metadata say: claim, verdict, cell, seeds, varied, kept."""
+    said: Callout
 
 
-def callout(source: str) -> tuple[str, str, str] | None:
-    """Return claim, bold text and the text after it of a verdict cell, or None if it is not one."""
+def callout(source: str) -> Callout | None:
+    """Return what a verdict's cell says, or None if it is not one."""
     quoted = [line for line in source.strip().splitlines() if line.startswith(">")]
-    if not quoted:
+    text = "\n".join(line.removeprefix(">").strip() for line in quoted)
+    first, *rest = re.split(r"\n{2,}", text)
+    found = CALLOUT.match(first.strip().replace("\n", " "))
+    if not found:
         return None
-    first = [quoted[0]]
-    for line in quoted[1:]:
-        if not line.lstrip("> ").strip():
-            break
-        first.append(line.lstrip("> "))
-    found = CALLOUT.match(" ".join(part.strip() for part in first))
-    return (found["claim"], found["verdict"], found["text"]) if found else None
+    own = [] if CLAIM.fullmatch(found["text"].strip()) else [found["text"].strip()]
+    return Callout(
+        found["claim"], found["verdict"], own + [each.replace("\n", " ") for each in rest]
+    )
 
 
-def first_sentence(text: str) -> str:
-    """Return the first sentence: to the first full stop before a capital or the end."""
-    found = re.match(r"(.+?[.!?])(?=\s+[A-Z*`$“\"(]|\s*$)", text.strip())
-    return found[1] if found else text.strip()
+def in_quotes(claim: str) -> str:
+    """Return a claim as its box quotes it."""
+    return "“" + re.sub(r'"([^"]*)"', r"‘\1’", claim) + "”"
+
+
+def box(said: Callout, link: str, claim: str, *, below: str = "") -> str:
+    """Return a verdict's cell: linked, with the claim quoted, and a line below if there is one."""
+    first = f"**Verdict on [{said.claim}]({link}): {said.title}** {in_quotes(claim)}"
+    paragraphs = [first, *said.text, *([below] if below else [])]
+    return "\n>\n".join(f"> {each}" for each in paragraphs)
 
 
 def verdicts(notebook: Notebook) -> list[Verdict]:
     """Return the verdicts that a chapter gives, in its order."""
     given = []
     for cell in notebook["cells"]:
-        data: dict[str, Any] | None = cell["metadata"].get("verdict")
-        if data is None:
-            continue
-        parts = callout(cell["source"]) or ("", "", "")
-        given.append(
-            Verdict(
-                claim=data.get("claim", ""),
-                verdict=data.get("verdict", ""),
-                cell=data.get("cell", ""),
-                seeds=data.get("seeds", -1),
-                title=parts[1],
-                sentence=first_sentence(parts[2]),
-            )
-        )
+        data, said = cell["metadata"].get("verdict"), callout(cell["source"])
+        if data is not None and said is not None:
+            given.append(Verdict(data, said))
     return given
+
+
+def quote_claims(path: Path, claims: dict[str, dict[str, str]]) -> bool:
+    """Quote the claims in a chapter's verdicts; return whether anything was to be changed."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    changed = False
+    for cell in notebook["cells"]:
+        source = joined(cell["source"])
+        said = callout(source) if "verdict" in cell["metadata"] else None
+        if said is None or said.claim not in claims:
+            continue
+        link = f"verdicts.md#verdict-{said.claim.lower()}"
+        wanted = box(said, link, claims[said.claim]["claim"])
+        if wanted != source:
+            cell["source"], changed = wanted.splitlines(keepends=True), True
+    if changed:
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8")
+    return changed
+
+
+# ---------------------------------------------------------------- the page
 
 
 def page(book: Path = BOOK) -> str:
     """Return the text of verdicts.md."""
-    claims = ledger(book)
-    sections, judged = [], 0
+    claims, repeated = ledger(book), table(book / "repetitions.yml")
+    sections = []
     counts = dict.fromkeys(VERDICTS, 0)
     for path in chapter_files(book):
         notebook = read(path)
-        given = verdicts(notebook)
-        if not given:
-            continue
-        rows = []
-        for item in given:
-            judged += 1
-            counts[item.verdict] = counts.get(item.verdict, 0) + 1
-            claim = claims.get(item.claim, {}).get("claim", "")
-            words = item.title if item.verdict == "holds if" else item.verdict
-            shown = f"**{words.rstrip('.')}.** {item.sentence}".strip()
-            seeds = "exact" if item.seeds == 0 else str(item.seeds)
-            link = f"[{item.claim}]({path.name}#verdict-{item.claim.lower()})"
-            measured = f"[measured]({path.name}#cell-{item.cell})"
-            cells = [link, claim, shown, seeds, measured]
-            rows.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
-        head = "| id | the claim | the verdict | seeds | where |\n|---|---|---|---:|---|"
-        sections.append(f"## {title(notebook)}\n\n{head}\n" + "\n".join(rows) + "\n")
+        boxes, codes = [], {claim: check.code for claim, check in checks(notebook).items()}
+        for item in verdicts(notebook):
+            claim = item.said.claim
+            counts[item.data["verdict"]] += 1
+            below = small_print(item, path.name, repeated.get(claim), codes.get(claim))
+            link = f"{path.name}#verdict-{claim.lower()}"
+            quoted = claims.get(claim, {}).get("claim", "")
+            boxes.append(box(item.said, link, quoted, below=below))
+        if boxes:
+            sections.append(f"## {title(notebook)}\n\n" + "\n\n%\n\n".join(boxes) + "\n")
     listed = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v]) or "none"
-    count = f"Judged so far: {judged} of {len(claims)} claims ({listed}).\n"
+    count = f"Judged so far: {sum(counts.values())} of {len(claims)} claims ({listed}).\n"
     return "\n".join([INTRODUCTION, count, *sections])
+
+
+def small_print(item: Verdict, page: str, repeated: Row | None, code: str | None) -> str:
+    """Return the line below a verdict: its conditions, its draws, and what repetitions said."""
+    data = item.data
+    parts = [f"{word.capitalize()}: {data[word]}." for word in ("varied", "kept") if data.get(word)]
+    seeds = "Exact" if data["seeds"] == 0 else f"Random draws: {data['seeds']}"
+    parts.append(f"{seeds}, [measured here]({page}#cell-{data['cell']}).")
+    if repeated:
+        total, lost = len(repeated["numbers"]), len(repeated["failed"])
+        before = "" if repeated["code"] == code else ", before the chapter's last change"
+        parts.append(f"Held in {total - lost} of {total} repetitions{before}.")
+    return "*" + " ".join(parts) + "*"
 
 
 def title(notebook: Notebook) -> str:
@@ -117,26 +150,34 @@ def title(notebook: Notebook) -> str:
     return "Untitled"
 
 
-def escape(text: str) -> str:
-    """Return text that does not end its table cell early."""
-    return re.sub(r"(?<!\\)\|", r"\\|", text.replace("\n", " "))
-
-
 def write_verdicts(book: Path = BOOK) -> None:
-    """Write verdicts.md if it has changed."""
+    """Quote the claims, and write verdicts.md if it has changed."""
+    for path in chapter_files(book):
+        quote_claims(path, ledger(book))
     path, text = book / "verdicts.md", page(book)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
 def is_current(book: Path = BOOK) -> bool:
-    """Return whether verdicts.md is what the chapters say."""
-    path = book / "verdicts.md"
-    return path.is_file() and path.read_text(encoding="utf-8") == page(book)
+    """Return whether verdicts.md and the quoted claims are what chapters and ledger say."""
+    path, claims = book / "verdicts.md", ledger(book)
+    return (
+        path.is_file()
+        and path.read_text(encoding="utf-8") == page(book)
+        and all(
+            in_quotes(claims[said.claim]["claim"]) in cell["source"]
+            for chapter in chapter_files(book)
+            for cell in read(chapter)["cells"]
+            if "verdict" in cell["metadata"]
+            and (said := callout(cell["source"]))
+            and said.claim in claims
+        )
+    )
 
 
 if __name__ == "__main__":
     if "--check" not in sys.argv[1:]:
         write_verdicts()
     elif not is_current():
-        sys.exit("book/verdicts.md is not what the chapters say: run `make verdicts`")
+        sys.exit("the verdicts are not what chapters and claims say: run `make verdicts`")

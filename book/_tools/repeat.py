@@ -1,0 +1,320 @@
+"""Repeat chapters with fresh draws, and keep which verdicts held: `make repeat TIMES=20`.
+
+In a repetition every weight, batch, synthetic example and split is drawn anew, and the folded cell
+behind each verdict says which clauses of its sentence still hold. What is kept of that, in
+book/repetitions.yml, is for each claim the numbers of the repetitions, the commit, and the clauses
+that failed. `CHAPTER=name` repeats one chapter, `FROM=21` begins with another number.
+
+Each repetition is a process of its own, which joblib starts: on the cores there are, or where
+DASK_SCHEDULER names the scheduler of a Dask cluster, there (its workers need this folder and this
+interpreter at the same place). A finished repetition is kept at once in _build/repeat, so that an
+interrupted run goes on where it was, and one that dies is tried again.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from chapters import BOOK, ROOT, Notebook, chapter_files, read
+from stored import bare, commit
+
+TABLE = BOOK / "repetitions.yml"
+KEPT = ROOT / "_build" / "repeat"
+TRIES = 3
+SAID = re.compile(r"^(?P<claim>[A-Z]\d+): \d+ of (?P<of>\d+) clauses hold$")
+Row = dict[str, Any]
+"""What came of a repetition: its number, commit, and by claim the check's code and what failed."""
+
+
+# ---------------------------------------------------------------- the checks of a chapter
+
+
+class Check(NamedTuple):
+    """The check of a verdict: its place among the cells, its code, and what must make it fail."""
+
+    claim: str
+    cell: int
+    source: str
+    opposites: list[str]
+    code: str
+    """A digest of the check and of the code before it, but for the other checks."""
+
+
+def checks(notebook: Notebook) -> dict[str, Check]:
+    """Return a chapter's checks by claim, in its order."""
+    found, before = {}, []
+    code_cells = [
+        (i, cell) for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"
+    ]
+    for index, cell in code_cells[1:]:  # the first one installs the companion
+        data = cell["metadata"].get("check")
+        if data is None:
+            before.append(cell["source"])
+            continue
+        code = digest([*before, cell["source"]])
+        found[data["claim"]] = Check(
+            data["claim"], index, cell["source"], data.get("opposites", []), code
+        )
+    return found
+
+
+def digest(cells: list[str]) -> str:
+    """Return a digest of what cells do: of their code without comments."""
+    text = repr([bare(ast.parse(source)) for source in cells])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def said(text: str) -> tuple[str, int, list[str]]:
+    """Return the claim, the number of clauses, and those that failed, of what a check printed."""
+    head, *rest = text.strip().splitlines() or [""]
+    found = SAID.match(head)
+    if found is None:
+        raise ValueError(f"a check printed {text!r}, not how many clauses hold")
+    return found["claim"], int(found["of"]), [line.removeprefix("  not: ") for line in rest]
+
+
+# ---------------------------------------------------------------- one repetition
+
+
+def run(path: Path, number: int | None, *, opposites: bool = False) -> dict[str, Row]:
+    """Run a chapter up to its last check and return what each said, by claim.
+
+    With `opposites` each check is also fed what its metadata say would make the sentence false:
+    under "unnoticed" then stand the clauses that held all the same.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from outputs import CURRENT_ENV_KERNEL_NAME, OwnKernel
+
+    notebook, known = nbformat.read(path, as_version=4), checks(read(path))
+    at = {each.cell: each for each in known.values()}
+    fresh = {} if number is None else {"COURSE_REPETITION": str(number)}
+    quiet = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    client = NotebookClient(
+        notebook,
+        kernel_manager_class=OwnKernel,
+        kernel_name=CURRENT_ENV_KERNEL_NAME,
+        timeout=1800,
+        resources={"metadata": {"path": str(path.parent)}},
+    )
+    rows: dict[str, Row] = {}
+    with client.setup_kernel(env=os.environ | quiet | fresh, stderr=subprocess.DEVNULL):
+        for index, cell in enumerate(notebook.cells[: max(at, default=-1) + 1]):
+            client.execute_cell(cell, index)
+            if index not in at:
+                continue
+            check = at[index]
+            claim, of, failed = said(shown(cell))
+            rows[claim] = {"code": check.code, "of": of, "failed": failed}
+            if opposites:
+                rows[claim]["unnoticed"] = unnoticed(client, notebook, check)
+    return rows
+
+
+def shown(cell: Any) -> str:  # noqa: ANN401  (nbformat's cells are untyped)
+    """Return what a check's cell shows as text."""
+    texts = [output.get("data", {}).get("text/plain", "") for output in cell.outputs]
+    return "\n".join(text for text in texts if text)
+
+
+#: Runs the check on other values, and leaves the chapter's own names as they are.
+OPPOSITE = """
+def _opposite():
+    import ast
+    names = dict(globals())
+    exec({opposite!r}, names)
+    *before, last = ast.parse({check!r}).body
+    exec(compile(ast.Module(before, []), "check", "exec"), names)
+    checked = eval(compile(ast.Expression(last.value), "check", "eval"), names)
+    return sorted(set(checked.clauses) - set(checked.failed))
+_opposite()
+"""
+
+
+def unnoticed(client: Any, notebook: Any, check: Check) -> list[str]:  # noqa: ANN401
+    """Return the clauses that hold under every one of the check's opposites."""
+    import nbformat
+
+    holding: list[set[str]] = []
+    for opposite in check.opposites:
+        cell = nbformat.v4.new_code_cell(OPPOSITE.format(opposite=opposite, check=check.source))
+        notebook.cells.append(cell)
+        client.execute_cell(cell, len(notebook.cells) - 1)
+        notebook.cells.pop()
+        holding.append(set(ast.literal_eval(shown(cell))))
+    return sorted(set.intersection(*holding)) if holding else ["none was tried"]
+
+
+# ---------------------------------------------------------------- many of them
+
+
+class Job(NamedTuple):
+    """A chapter and the number of a repetition."""
+
+    chapter: str
+    number: int
+
+
+def missing(chapter: str, numbers: list[int], folder: Path = KEPT) -> list[Job]:
+    """Return what has still to run: the numbers of which not every present check is known."""
+    codes = {each.code for each in checks(read(BOOK / f"{chapter}.ipynb")).values()}
+    done = {
+        row["number"]
+        for row in rows(chapter, folder)
+        if codes <= {claim["code"] for claim in row["claims"].values()}
+    }
+    return [Job(chapter, number) for number in numbers if number not in done]
+
+
+def rows(chapter: str, folder: Path = KEPT) -> list[Row]:
+    """Return what is kept of a chapter's repetitions, without a line that was cut off."""
+    file, found = folder / f"{chapter}.jsonl", []
+    if file.is_file():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+    return found
+
+
+def work(job: Job) -> tuple[Job, Row | None, str]:
+    """Run a repetition in a process of its own; return what came of it, or None and the reason."""
+    command = [sys.executable, str(Path(__file__)), "--one", job.chapter, str(job.number)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return job, None, done.stderr.strip()[-2000:] or f"it ended with {done.returncode}"
+    return job, json.loads(done.stdout), ""
+
+
+def results(jobs: list[Job]) -> Iterator[tuple[Job, Row | None, str]]:
+    """Work on all of them at once, and yield each as it is done."""
+    from joblib import Parallel, delayed, parallel_config
+
+    address = os.environ.get("DASK_SCHEDULER")
+    # A thread for each core only waits for its process.
+    backend: dict[str, Any] = {"backend": "threading", "n_jobs": os.cpu_count()}
+    with contextlib.ExitStack() as stack:
+        if address:
+            from distributed import Client
+
+            stack.enter_context(Client(address))
+            backend = {"backend": "dask"}
+        stack.enter_context(parallel_config(**backend))
+        yield from Parallel(return_as="generator_unordered")(delayed(work)(job) for job in jobs)
+
+
+def repeat(jobs: list[Job], folder: Path = KEPT) -> dict[Job, str]:
+    """Run repetitions, keeping each as soon as it is done; return those that failed, and why."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    failed: dict[Job, str] = {}
+    left = jobs
+    for _ in range(TRIES):
+        failed = {}
+        with tqdm(total=len(left), desc="repetitions", unit="run") as bar:
+            for job, row, reason in results(left) if left else ():
+                bar.set_postfix_str(f"{job.chapter} {job.number}")
+                bar.update()
+                if row is None:
+                    failed[job] = reason
+                    continue
+                with (folder / f"{job.chapter}.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+        left = list(failed)
+        if not left:
+            break
+    return failed
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(path: Path = TABLE) -> dict[str, Row]:
+    """Return what is kept of the repetitions of each claim."""
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
+def merged(before: dict[str, Row], chapter: str, folder: Path = KEPT) -> dict[str, Row]:
+    """Return the table with what a chapter's repetitions say of its checks as they are now."""
+    after = dict(before)
+    for claim, check in checks(read(BOOK / f"{chapter}.ipynb")).items():
+        old = before.get(claim, {})
+        same = old.get("code") == check.code
+        failed: dict[int, list[str]] = dict(old.get("failed", {})) if same else {}
+        numbers = set(old.get("numbers", [])) if same else set()
+        commits = old.get("commit") if same else None
+        for row in rows(chapter, folder):
+            said_of = row["claims"].get(claim, {})
+            if said_of.get("code") != check.code:
+                continue
+            numbers.add(row["number"])
+            commits = row["commit"]
+            failed.pop(row["number"], None)
+            if said_of["failed"]:
+                failed[row["number"]] = said_of["failed"]
+        if numbers:
+            after[claim] = {
+                "code": check.code,
+                "commit": commits,
+                "numbers": sorted(numbers),
+                "failed": dict(sorted(failed.items())),
+            }
+    return after
+
+
+def write(found: dict[str, Row], path: Path = TABLE) -> None:
+    """Keep the table."""
+    head = "# Which clauses failed in which repetition, by claim: made by `make repeat`.\n"
+    text = yaml.safe_dump(
+        found, allow_unicode=True, sort_keys=False, width=100, default_flow_style=None
+    )
+    path.write_text(head + text, encoding="utf-8")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Repeat chapters; return the exit code."""
+    known = [path.stem for path in chapter_files()]
+    parser = argparse.ArgumentParser(description="Repeat chapters with fresh draws.")
+    parser.add_argument("--times", type=int, default=20, help="how many repetitions (20)")
+    parser.add_argument("--first", type=int, default=1, help="the first one's number (1)")
+    parser.add_argument("--one", nargs=2, metavar=("CHAPTER", "NUMBER"), help=argparse.SUPPRESS)
+    parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=", ".join(known))
+    given = parser.parse_args(arguments)
+    if given.one:
+        chapter, number = given.one[0], int(given.one[1])
+        claims = run(BOOK / f"{chapter}.ipynb", number)
+        print(json.dumps({"number": number, "commit": commit(ROOT), "claims": claims}))
+        return 0
+    if unknown := set(given.chapters) - set(known):
+        parser.error(f"no such chapter: {', '.join(unknown)}; there are: {', '.join(known)}")
+    if given.times < 1 or given.first < 0:
+        parser.error("TIMES is at least 1, and FROM at least 0")
+    numbers = list(range(given.first, given.first + given.times))
+    chosen = given.chapters or known
+    jobs = [job for chapter in chosen for job in missing(chapter, numbers)]
+    # Number by number, so that what an interruption leaves is about all chapters.
+    failed = repeat(sorted(jobs, key=lambda job: job.number))
+    found = table()
+    for chapter in chosen:
+        found = merged(found, chapter)
+    write(found)
+    for job, reason in failed.items():
+        print(f"{job.chapter}, repetition {job.number}, tried {TRIES} times:\n{reason}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
