@@ -42,18 +42,19 @@ ONE_BY_ONE = $(BIN)/python -m pytest -n $(if $(COLAB_PYTHON),0,2) --dist load --
 	--timeout 2400 $(if $(SAMPLE),-p tests.sampling --sample $(SAMPLE))
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with book/_tools/sanitize.cfg
 
-CHECKS := test test-mutations test-marking test-kernels test-colab test-rounding calibration
+CHECKS := test test-mutations test-marking test-verdicts test-kernels test-colab test-rounding calibration
 
 .DEFAULT_GOAL := help
-.PHONY: help assignments bench book calibration chapter check-all clean entries lighthouse outputs screenshots serve \
-	stamp stored test test-colab test-kernels test-marking test-mutations test-pages test-rounding verdicts
+.PHONY: help assignments bench book calibration chapter check-all clean entries lighthouse outputs repeat screenshots \
+	serve stamp stored test test-colab test-kernels test-marking test-mutations test-pages test-rounding \
+	test-verdicts verdicts
 
 help: ## list the targets
 	@echo "Gradients at Depth. Targets:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1|\2/' \
 		| while IFS='|' read -r name what; do printf '%-24s %s\n' "  $$name" "$$what"; done
 	@echo "Options: PYTHON=python3.12 chooses the interpreter; TORCH_INDEX=URL adds a package index for torch;"
-	@echo "SAMPLE=MINUTES takes a sample of test-mutations, test-marking, test-colab, test-rounding or calibration."
+	@echo "SAMPLE=MINUTES takes a sample of a test- target or of calibration."
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -82,7 +83,7 @@ $(VENV)/.torch-index: $(VENV)/.created $(DECLARED)
 
 $(VENV)/.test: $(VENV)/.created $(DECLARED) $(ASKED)
 	@echo "Installing the companion, torch and what checks them into $(VENV), for some minutes ..."
-	@$(PIP) --editable '.[book,test,teach]' $(SHOWN)
+	@$(PIP) --editable '.[book,test,teach,cluster]' $(SHOWN)
 	@touch $@ $(VENV)/.book $(VENV)/.teach
 
 $(VENV)/.teach: $(VENV)/.test
@@ -130,6 +131,9 @@ test-mutations: $(VENV)/.test ## break the companion in known ways: the tests mu
 test-marking: $(VENV)/.test ## mark every typical wrong answer: each gets its mark, and every reference full marks
 	$(RUNNER) $(ONE_BY_ONE) tests/teach/wrong_answers.py
 
+test-verdicts: $(VENV)/.test ## repeat each chapter with fresh draws: its verdicts hold, its checks notice the opposite
+	$(RUNNER) $(ONE_BY_ONE) --durations=0 tests/verdicts/*.py
+
 test-colab: $(VENV)/.test ## the last commit's chapters on Colab's versions, other kernels, two threads (DRAW=1)
 	@$(BIN)/python tests/colab_versions.py
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(OTHER_KERNELS) $(TWO_THREADS) \
@@ -159,6 +163,9 @@ outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPT
 
 stored: $(VENV)/.test ## make what takes longer than a chapter may (NAME=long-race; AGAIN=1: only its quick parts)
 	@OMP_NUM_THREADS=1 $(BIN)/python book/_tools/stored.py $(if $(AGAIN),--again) $(NAME)
+
+repeat: $(VENV)/.test ## repeat chapters with fresh draws and keep which verdicts held (TIMES=20 FROM=1 CHAPTER=name)
+	@$(BIN)/python book/_tools/repeat.py --times $(or $(TIMES),20) --first $(or $(FROM),1) $(CHAPTER)
 
 assignments: $(VENV)/.teach ## build each assignment for students, beside its master
 	@$(BIN)/python -m companion.teach build --commit

@@ -65,19 +65,24 @@ def test_the_claim_is_quoted_once_in_its_box(judged: Path) -> None:
 
 def test_the_page_lists_what_was_judged(judged: Path) -> None:
     text = verdicts.page(judged)
-    assert "1 of 2 claims (1 holds if)" in text
+    assert "1 of 2 claims" in text
+    assert 'value="all" checked> all (1)' in text
+    assert 'value="holds-if"> holds if (1)' in text
+    assert "refuted (" not in text
     below = "Varied: the width. Kept: all else."
     below += " Random draws: 200, [measured here](one.ipynb#cell-norm)."
-    assert BOX.format("one.ipynb#verdict-b5") + f"\n>\n> *{below}*\n" in text
+    assert BOX.format("one.ipynb#verdict-b5") + f"\n>\n> <small>{below}</small>\n" in text
 
 
 def test_the_page_says_how_many_repetitions_a_verdict_survived(judged: Path) -> None:
     code = repeat.checks(verdicts.read(judged / "one.ipynb"))["B5"].code
     row = {"code": code, "commit": "abc", "numbers": [1, 2, 3], "failed": {2: ["so"]}}
     repeat.write({"B5": row}, judged / "repetitions.yml")
-    assert "Held in 2 of 3 repetitions.*" in verdicts.page(judged)
+    assert "Held in 2 of 3 repetitions.</small>" in verdicts.page(judged)
     repeat.write({"B5": row | {"code": "old"}}, judged / "repetitions.yml")
-    assert "Held in 2 of 3 repetitions, before the chapter's last change.*" in verdicts.page(judged)
+    assert "Held in 2 of 3 repetitions, before the chapter's last change.</small>" in verdicts.page(
+        judged
+    )
 
 
 def test_a_stale_quote_or_page_is_noticed(judged: Path) -> None:

@@ -159,21 +159,21 @@ def unnoticed(client: Any, notebook: Any, check: Check) -> list[str]:  # noqa: A
 
 
 class Job(NamedTuple):
-    """A chapter and the number of a repetition."""
+    """A chapter's file, and the number of a repetition."""
 
-    chapter: str
+    path: str
     number: int
 
 
-def missing(chapter: str, numbers: list[int], folder: Path = KEPT) -> list[Job]:
+def missing(path: Path, numbers: list[int], folder: Path = KEPT) -> list[Job]:
     """Return what has still to run: the numbers of which not every present check is known."""
-    codes = {each.code for each in checks(read(BOOK / f"{chapter}.ipynb")).values()}
+    codes = {each.code for each in checks(read(path)).values()}
     done = {
         row["number"]
-        for row in rows(chapter, folder)
+        for row in rows(path.stem, folder)
         if codes <= {claim["code"] for claim in row["claims"].values()}
     }
-    return [Job(chapter, number) for number in numbers if number not in done]
+    return [Job(str(path), number) for number in numbers if codes and number not in done]
 
 
 def rows(chapter: str, folder: Path = KEPT) -> list[Row]:
@@ -188,7 +188,7 @@ def rows(chapter: str, folder: Path = KEPT) -> list[Row]:
 
 def work(job: Job) -> tuple[Job, Row | None, str]:
     """Run a repetition in a process of its own; return what came of it, or None and the reason."""
-    command = [sys.executable, str(Path(__file__)), "--one", job.chapter, str(job.number)]
+    command = [sys.executable, str(ROOT / "book/_tools/repeat.py"), "--one", *map(str, job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return job, None, done.stderr.strip()[-2000:] or f"it ended with {done.returncode}"
@@ -223,12 +223,12 @@ def repeat(jobs: list[Job], folder: Path = KEPT) -> dict[Job, str]:
         failed = {}
         with tqdm(total=len(left), desc="repetitions", unit="run") as bar:
             for job, row, reason in results(left) if left else ():
-                bar.set_postfix_str(f"{job.chapter} {job.number}")
+                bar.set_postfix_str(f"{Path(job.path).stem} {job.number}")
                 bar.update()
                 if row is None:
                     failed[job] = reason
                     continue
-                with (folder / f"{job.chapter}.jsonl").open("a", encoding="utf-8") as file:
+                with (folder / f"{Path(job.path).stem}.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
         left = list(failed)
         if not left:
@@ -244,16 +244,16 @@ def table(path: Path = TABLE) -> dict[str, Row]:
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
-def merged(before: dict[str, Row], chapter: str, folder: Path = KEPT) -> dict[str, Row]:
+def merged(before: dict[str, Row], path: Path, folder: Path = KEPT) -> dict[str, Row]:
     """Return the table with what a chapter's repetitions say of its checks as they are now."""
     after = dict(before)
-    for claim, check in checks(read(BOOK / f"{chapter}.ipynb")).items():
+    for claim, check in checks(read(path)).items():
         old = before.get(claim, {})
         same = old.get("code") == check.code
         failed: dict[int, list[str]] = dict(old.get("failed", {})) if same else {}
         numbers = set(old.get("numbers", [])) if same else set()
         commits = old.get("commit") if same else None
-        for row in rows(chapter, folder):
+        for row in rows(path.stem, folder):
             said_of = row["claims"].get(claim, {})
             if said_of.get("code") != check.code:
                 continue
@@ -284,35 +284,38 @@ def write(found: dict[str, Row], path: Path = TABLE) -> None:
 # ---------------------------------------------------------------- the command
 
 
+def one(path: Path, number: int) -> Row:
+    """Return what a repetition of a chapter says."""
+    return {"number": number, "commit": commit(ROOT), "claims": run(path, number)}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Repeat chapters; return the exit code."""
-    known = [path.stem for path in chapter_files()]
+    known = {path.stem: path for path in chapter_files()}
     parser = argparse.ArgumentParser(description="Repeat chapters with fresh draws.")
     parser.add_argument("--times", type=int, default=20, help="how many repetitions (20)")
     parser.add_argument("--first", type=int, default=1, help="the first one's number (1)")
-    parser.add_argument("--one", nargs=2, metavar=("CHAPTER", "NUMBER"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("FILE", "NUMBER"), help=argparse.SUPPRESS)
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help=", ".join(known))
     given = parser.parse_args(arguments)
     if given.one:
-        chapter, number = given.one[0], int(given.one[1])
-        claims = run(BOOK / f"{chapter}.ipynb", number)
-        print(json.dumps({"number": number, "commit": commit(ROOT), "claims": claims}))
+        print(json.dumps(one(Path(given.one[0]), int(given.one[1]))))
         return 0
     if unknown := set(given.chapters) - set(known):
         parser.error(f"no such chapter: {', '.join(unknown)}; there are: {', '.join(known)}")
     if given.times < 1 or given.first < 0:
         parser.error("TIMES is at least 1, and FROM at least 0")
     numbers = list(range(given.first, given.first + given.times))
-    chosen = given.chapters or known
-    jobs = [job for chapter in chosen for job in missing(chapter, numbers)]
+    chosen = [known[name] for name in given.chapters or known]
+    jobs = [job for path in chosen for job in missing(path, numbers)]
     # Number by number, so that what an interruption leaves is about all chapters.
     failed = repeat(sorted(jobs, key=lambda job: job.number))
     found = table()
-    for chapter in chosen:
-        found = merged(found, chapter)
+    for path in chosen:
+        found = merged(found, path)
     write(found)
     for job, reason in failed.items():
-        print(f"{job.chapter}, repetition {job.number}, tried {TRIES} times:\n{reason}")
+        print(f"{Path(job.path).stem}, repetition {job.number}, tried {TRIES} times:\n{reason}")
     return 1 if failed else 0
 
 

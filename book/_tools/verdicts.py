@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chapters import BOOK, Notebook, chapter_files, joined, ledger, read
+from chapters import BOOK, Notebook, chapter_files, joined, ledger, read, slug
 from repeat import Row, checks, table
 
 VERDICTS = ("holds", "holds if", "refuted", "not decided")
@@ -123,9 +123,22 @@ def page(book: Path = BOOK) -> str:
             boxes.append(box(item.said, link, quoted, below=below))
         if boxes:
             sections.append(f"## {title(notebook)}\n\n" + "\n\n%\n\n".join(boxes) + "\n")
-    listed = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v]) or "none"
-    count = f"Judged so far: {sum(counts.values())} of {len(claims)} claims ({listed}).\n"
-    return "\n".join([INTRODUCTION, count, *sections])
+    judged = f"Judged so far: {sum(counts.values())} of {len(claims)} claims.\n"
+    return "\n".join([INTRODUCTION, judged, choice(counts), *sections])
+
+
+def choice(counts: dict[str, int]) -> str:
+    """Return the buttons that choose a kind of verdict: course.css hides the others."""
+    kinds = {"all": sum(counts.values())} | {kind: n for kind, n in counts.items() if n}
+    buttons = [
+        f'<label><input type="radio" name="kind" value="{slug(kind)}"'
+        f"{' checked' * (kind == 'all')}> {kind} ({n})</label>"
+        for kind, n in kinds.items()
+    ]
+    rows = ["<legend>Show</legend>", *buttons]
+    return "\n".join(
+        ['<form autocomplete="off"><fieldset class="kinds">', *rows, "</fieldset></form>\n"]
+    )
 
 
 def small_print(item: Verdict, page: str, repeated: Row | None, code: str | None) -> str:
@@ -138,7 +151,7 @@ def small_print(item: Verdict, page: str, repeated: Row | None, code: str | None
         total, lost = len(repeated["numbers"]), len(repeated["failed"])
         before = "" if repeated["code"] == code else ", before the chapter's last change"
         parts.append(f"Held in {total - lost} of {total} repetitions{before}.")
-    return "*" + " ".join(parts) + "*"
+    return f"<small>{' '.join(parts)}</small>"
 
 
 def title(notebook: Notebook) -> str:
