@@ -27,6 +27,7 @@ of its name. Below those of the chapters stand the tools that several of them us
 * :mod:`companion.checks` -- what the visible checks of an assignment call, and its own numbers
 * :mod:`companion.tables` -- medians and counts as chapters print them, alike on every machine
 * :mod:`companion.verdict` -- a verdict's sentence, asserted clause by clause on what was measured
+* :mod:`companion.diagrams` -- mechanisms drawn as SVG: norms, blocks, unrolled networks, a cell
 * :mod:`companion.plots` -- one house style, and the plot that every chapter reads
 * :mod:`companion.explore` -- sliders that work in a notebook and in a page without a kernel
 
@@ -46,6 +47,7 @@ __all__ = [
     "data",
     "deep_linear",
     "diagnosis",
+    "diagrams",
     "explore",
     "initialization",
     "jacobian",

@@ -148,6 +148,24 @@ def test_the_keyboard_skips_to_the_text_and_shows_where_it_is(
     calm.wait_for_url("**/*#main-content")
 
 
+def test_the_verdicts_of_one_kind_can_be_read_alone(still: Page, address: str) -> None:
+    """By keyboard, and without scripts."""
+    still.goto(f"{address}/verdicts.html")
+    kinds = {kind: still.locator(f".callout.verdict.{kind}") for kind in ("holds", "refuted")}
+    count = {kind: boxes.count() for kind, boxes in kinds.items()}
+    headings = still.locator("article section section > h2")
+    all_of_them = headings.locator("visible=true").count()
+    still.get_by_label("all (").focus()
+    for _ in range(3):  # holds, holds if, refuted
+        still.keyboard.press("ArrowRight")
+    shown = still.locator(".callout.verdict").locator("visible=true")
+    assert shown.count() == kinds["refuted"].locator("visible=true").count() == count["refuted"] > 0
+    assert 0 < headings.locator("visible=true").count() < all_of_them
+    assert still.get_by_label(f"refuted ({count['refuted']})").is_checked()
+    still.get_by_label("holds (").check()
+    assert shown.count() == kinds["holds"].locator("visible=true").count() == count["holds"] > 0
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_reads_without_scripts(name: str, still: Page, address: str) -> None:
     still.goto(address + name)

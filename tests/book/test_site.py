@@ -183,6 +183,20 @@ def tiny(tmp_path: Path) -> Path:
     return root
 
 
+def test_a_verdict_quotes_its_claim_and_leads_to_the_page_of_all(
+    pages: dict[str, BeautifulSoup],
+) -> None:
+    collected = pages["verdicts.html"]
+    for path in chapter_files():
+        for box in pages[f"{path.stem}.html"].select(".callout.verdict"):
+            same = collected.select_one(f"#{box['id']}")
+            quotes = [each.select("p")[1].get_text() for each in (box, same)]
+            links = [each.select_one(".admonition-title a")["href"] for each in (box, same)]
+            assert quotes[0] == quotes[1]
+            assert re.fullmatch("“.+”", quotes[0])
+            assert links == [f"{page}.html#{box['id']}" for page in ("verdicts", path.stem)]
+
+
 def test_a_build_that_failed_fails_again_until_it_is_mended(
     tiny: Path, build: Callable[[Path, Path], CompletedProcess[str]]
 ) -> None:
