@@ -8,6 +8,8 @@ them over in dark mode. They use lines and words, never colour alone.
 from dataclasses import dataclass, field
 from html import escape
 
+from companion._lib.arguments import one_of
+
 __all__ = ["Diagram", "blocks", "lstm_cell", "norms", "unrolled"]
 
 WIDTH = 360
@@ -39,7 +41,17 @@ class Diagram:
         round: float = 5,  # noqa: A002
         stroke: str = INK,
     ) -> None:
-        """Draw a box around a point, with a word in it."""
+        """Draw a box around a point, with a word in it.
+
+        Args:
+            at: its middle, from the left and from the top.
+            text: what stands in it.
+            size: its width and height.
+            fill: its colour, and
+            stroke: that of its edge.
+            round: the radius of its corners.
+
+        """
         (x, y), (width, height) = at, size
         self._parts.append(
             f'<rect x="{x - width / 2:g}" y="{y - height / 2:g}" width="{width:g}" '
@@ -50,7 +62,13 @@ class Diagram:
             self.words(at, text)
 
     def operation(self, at: Point, sign: str) -> None:
-        """Draw a circle with a sign in it."""
+        """Draw a circle with a sign in it.
+
+        Args:
+            at: its middle.
+            sign: such as ``"+"``.
+
+        """
         x, y = at
         self._parts.append(
             f'<circle cx="{x:g}" cy="{y:g}" r="11" fill="white" stroke="{INK}" stroke-width="1.5"/>'
@@ -58,7 +76,15 @@ class Diagram:
         self.words(at, sign, size=17)
 
     def words(self, at: Point, text: str, *, size: float = 14, bold: bool = False) -> None:
-        """Write words, their middle at a point; what follows an underscore stands lower."""
+        """Write words, their middle at a point.
+
+        Args:
+            at: that point.
+            text: the words; what follows an underscore stands lower.
+            size: of the letters.
+            bold: whether they are heavier.
+
+        """
         x, y = at
         base, *below = text.split("_")
         weight = ' font-weight="600"' if bold else ""
@@ -72,7 +98,14 @@ class Diagram:
         )
 
     def arrow(self, *points: Point, dashed: bool = False, head: bool = True) -> None:
-        """Draw a line through points, with a head at its end."""
+        """Draw a line through points.
+
+        Args:
+            points: where it begins, turns and ends.
+            dashed: whether it is a dashed one, in another colour.
+            head: whether it has a head at its end.
+
+        """
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
         color, marker = (TONE, "back") if dashed else (INK, "on")
         more = ' stroke-dasharray="5 3"' * dashed + f' marker-end="url(#{marker})"' * head
@@ -140,47 +173,63 @@ def norms() -> Diagram:
 # ---------------------------------------------------------------- blocks
 
 
-def blocks() -> Diagram:
-    """Return a plain layer, a residual block, and those with a norm behind and before.
+BLOCKS = {
+    "plain": (["layers"], "a plain one"),
+    "residual": (
+        ["layers", "+"],
+        "a residual one, where the input goes around the layers and is added to what they return",
+    ),
+    "post-norm": (
+        ["layers", "+", "norm"],
+        "post-norm, with a norm behind the sum, on every way up",
+    ),
+    "pre-norm": (
+        ["norm", "layers", "+"],
+        "pre-norm, with the norm on the branch, so that the way around it is free",
+    ),
+}
+
+
+def blocks(*names: str) -> Diagram:
+    """Return blocks side by side, input below and output above.
+
+    Args:
+        names: which of plain, residual, post-norm and pre-norm; all of them if none is named.
+
+    Raises:
+        ValueError: if a block is none of these.
 
     Example:
-        >>> blocks()
-        Four blocks from input below to output above: ...
+        >>> blocks("plain", "residual")
+        Blocks from input below to output above: a plain one; a residual one, ...
 
     """
-    drawn = Diagram(
-        "Four blocks from input below to output above: a plain one; a residual one, where the "
-        "input goes around the layers and is added to what they return; post-norm, with a norm "
-        "behind the sum, on every way up; and pre-norm, with the norm on the branch, so that the "
-        "way around is free.",
-        252,
-    )
-    for number, (name, steps) in enumerate(
-        {
-            "plain": ["layers"],
-            "residual": ["layers", "+"],
-            "post-norm": ["layers", "+", "norm"],
-            "pre-norm": ["norm", "layers", "+"],
-        }.items()
-    ):
-        x, y = 42 + 90 * number, 190.0
-        drawn.words((x, 14), name, bold=True)
-        drawn.words((x, 240), "x")
-        start, sum_at = 230.0, None
-        for step in steps:
-            half = 11 if step == "+" else 14
-            drawn.arrow((x, start), (x, y + half + 1))
-            if step == "+":
-                drawn.operation((x, y), "+")
-                sum_at = y
-            else:
-                fill = PALE if step == "norm" else "white"
-                drawn.box((x, y), step, size=(56, 28), fill=fill)
-            start, y = y - half, y - 54
-        drawn.arrow((x, start), (x, 26))
-        if sum_at is not None:
-            drawn.arrow((x, 222), (x + 38, 222), (x + 38, sum_at), (x + 12, sum_at))
+    for name in names:
+        one_of("names", name, tuple(BLOCKS))
+    chosen = {name: BLOCKS[name] for name in names or BLOCKS}
+    told = "; ".join(words for _, words in chosen.values())
+    drawn = Diagram(f"Blocks from input below to output above: {told}.", 252)
+    left = WIDTH / 2 - 45 * len(chosen) - 3
+    for number, (name, (steps, _)) in enumerate(chosen.items()):
+        _block(drawn, left + 45 + 90 * number, name, steps)
     return drawn
+
+
+def _block(drawn: Diagram, x: float, name: str, steps: list[str]) -> None:
+    drawn.words((x, 14), name, bold=True)
+    drawn.words((x, 240), "x")
+    start, y = 230.0, 190.0
+    for step in steps:
+        half = 11 if step == "+" else 14
+        drawn.arrow((x, start), (x, y + half + 1))
+        if step == "+":
+            drawn.operation((x, y), "+")
+            drawn.arrow((x, 222), (x + 38, 222), (x + 38, y), (x + 12, y))
+        else:
+            fill = PALE if step == "norm" else "white"
+            drawn.box((x, y), step, size=(56, 28), fill=fill)
+        start, y = y - half, y - 54
+    drawn.arrow((x, start), (x, 26))
 
 
 # ---------------------------------------------------------------- recurrent networks

@@ -53,3 +53,24 @@ def test_an_arrow_goes_through_its_points_and_a_dashed_one_is_told_apart() -> No
     assert (one.get("d"), one.get("marker-end")) == ("M1 2L3 4.5L6 7", "url(#on)")
     assert (other.get("stroke-dasharray"), other.get("marker-end")) == ("5 3", None)
     assert one.get("stroke") != other.get("stroke")
+
+
+@pytest.mark.breaks("companion/diagrams.py", "names or BLOCKS", "BLOCKS")
+@pytest.mark.breaks("companion/diagrams.py", "(x + 38, y)", "(x + 38, 190)")
+def test_blocks_are_those_named_and_the_way_around_ends_at_the_sum() -> None:
+    root = ET.fromstring(diagrams.blocks("residual", "pre-norm")._repr_svg_())
+    assert [each.text for each in root.findall(f"{SVG}text") if each.get("font-weight")] == [
+        "residual",
+        "pre-norm",
+    ]
+    sums = [each.get("cy") for each in root.findall(f"{SVG}circle")]
+    around = [each.get("d") for each in root.findall(f"{SVG}path") if each.get("d").count("L") == 3]
+    assert sums == ["136", "82"]
+    assert [way.split("L")[-1].split()[1] for way in around] == sums
+    assert all(way.split("L")[-2].split()[1] == y for way, y in zip(around, sums, strict=True))
+    assert len(diagrams.BLOCKS) == 4 == diagrams.blocks()._repr_svg_().count("font-weight")
+
+
+def test_a_block_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="plain"):
+        diagrams.blocks("dense")
