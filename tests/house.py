@@ -759,6 +759,7 @@ CHAPTER_RULES = [
     exercises_are_solved,
     says_what_it_teaches,
     claims_are_judged,
+    verdicts_are_checked,
 ]
 
 

@@ -85,6 +85,10 @@ def printed(text: str, name: str = "stdout") -> dict:
     return {"output_type": "stream", "name": name, "text": text}
 
 
+def shown(text: str) -> dict:
+    return {"output_type": "execute_result", "metadata": {}, "data": {"text/plain": text}}
+
+
 def image(**more: str) -> dict:
     return {"output_type": "display_data", "metadata": {}, "data": {"image/png": PNG, **more}}
 
@@ -106,6 +110,17 @@ FIGURE = {
 }
 
 
+VERDICT = {
+    "claim": "B5",
+    "verdict": "holds if",
+    "cell": "norm",
+    "seeds": 200,
+    "varied": "the width",
+    "kept": "all else",
+}
+CHECK = '# @title The check of B5\ncheck("B5", {"so it is": norm < 1})'
+
+
 def good() -> Chapter:
     """A small chapter that keeps every rule."""
     cells = [
@@ -116,7 +131,16 @@ def good() -> Chapter:
         code("_ = draw()", image(), mystnb=copy.deepcopy(FIGURE)),
         markdown(
             "> **Verdict on B5: holds if it is wide.** So it is.",
-            verdict={"claim": "B5", "verdict": "holds if", "cell": "norm", "seeds": 200},
+            verdict=copy.deepcopy(VERDICT),
+        ),
+        code(
+            CHECK,
+            shown("B5: 1 of 1 clauses hold"),
+            name="check-b5",
+            tags=["check", "hide-input"],
+            check={"claim": "B5", "opposites": ["norm = 2"]},
+            jupyter={"source_hidden": True},
+            cellView="form",
         ),
         markdown("### Exercise 1\n\nRead."),
         code(
@@ -168,8 +192,6 @@ def say(text: str) -> Callable[[Chapter], None]:
 
     return change
 
-
-VERDICT = {"claim": "B5", "verdict": "holds if", "cell": "norm", "seeds": 200}
 
 BAD = [
     (house.was_run, put(3, execution_count=None), "None"),
@@ -245,10 +267,10 @@ BAD = [
     (house.equations_are_used, say("$$ c \\tag{3} $$ and (3)"), "[1, 3]"),
     (house.equations_are_used, say("$$ c \\tag{2} $$"), "(2)"),
     (house.exercises_are_solved, say("### Exercise 2\n\nMore."), "2 exercises, 1 solutions"),
-    (house.exercises_are_solved, meta(7, tags=["solution"]), "hide-cell"),
-    (house.exercises_are_solved, meta(7, jupyter={}), "source_hidden"),
-    (house.exercises_are_solved, meta(7, cellView=""), "cellView"),
-    (house.exercises_are_solved, put(7, source="assert True"), "@title"),
+    (house.exercises_are_solved, meta(8, tags=["solution"]), "hide-cell"),
+    (house.exercises_are_solved, meta(8, jupyter={}), "source_hidden"),
+    (house.exercises_are_solved, meta(8, cellView=""), "cellView"),
+    (house.exercises_are_solved, put(8, source="assert True"), "@title"),
     (house.says_what_it_teaches, course(minutes=30), "30 minutes"),
     (house.says_what_it_teaches, course(objectives=["fly"]), "fly"),
     (house.says_what_it_teaches, course(objectives=[]), "objectives"),
@@ -265,6 +287,20 @@ BAD = [
     (house.claims_are_judged, put(5, source="> **Verdict on B6: holds if so.** Yes."), "B6"),
     (house.claims_are_judged, put(5, source="**Verdict on B5: holds if so.** Yes."), "begin"),
     (house.claims_are_judged, meta(4, name="norm"), "used twice"),
+    (house.verdicts_are_checked, meta(5, verdict=VERDICT | {"varied": " "}), "was varied"),
+    (house.verdicts_are_checked, meta(5, verdict=VERDICT | {"kept": ""}), "was kept"),
+    (house.verdicts_are_checked, without(6), "not the check of B5"),
+    (house.verdicts_are_checked, meta(6, check={"claim": "B6"}), "not the check of B5"),
+    (house.verdicts_are_checked, meta(6, check={"claim": "B5", "opposites": []}), "opposite"),
+    (house.verdicts_are_checked, meta(6, name="checked"), "check-b5"),
+    (house.verdicts_are_checked, meta(6, tags=["check"]), "hide-input"),
+    (house.verdicts_are_checked, meta(6, jupyter={}), "source_hidden"),
+    (house.verdicts_are_checked, meta(6, cellView=""), "cellView"),
+    (house.verdicts_are_checked, put(6, source=CHECK[25:]), "@title"),
+    (house.verdicts_are_checked, put(6, source=CHECK + "\n" * 60), "lines"),
+    (house.verdicts_are_checked, put(6, source=CHECK[:-1] + " | {'so it is': 1})"), "same words"),
+    (house.verdicts_are_checked, put(6, outputs=[shown("B5: 1 of 2 clauses hold")]), "all clauses"),
+    (house.verdicts_are_checked, put(6, outputs=[shown("B6: 1 of 1 clauses hold")]), "all clauses"),
 ]
 
 
