@@ -243,7 +243,7 @@ BAD = [
     ),
     (
         house.figures_are_backed,
-        lambda c: (put(3, outputs=[])(c), put(7, source="x")(c)),
+        lambda c: (put(3, outputs=[])(c), put(6, outputs=[])(c)),
         "asserted",
     ),
     (house.begins_with_install, put(1, source="import torch"), "install cell"),
