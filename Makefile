@@ -166,6 +166,7 @@ stored: $(VENV)/.test ## make what takes longer than a chapter may (NAME=long-ra
 
 repeat: $(VENV)/.test ## repeat chapters with fresh draws and keep which verdicts held (TIMES=20 FROM=1 CHAPTER=name)
 	@$(BIN)/python book/_tools/repeat.py --times $(or $(TIMES),20) --first $(or $(FROM),1) $(CHAPTER)
+	@$(BIN)/python book/_tools/verdicts.py
 
 assignments: $(VENV)/.teach ## build each assignment for students, beside its master
 	@$(BIN)/python -m companion.teach build --commit

@@ -233,7 +233,20 @@ def test_the_command_repeats_and_keeps(book: Path, capsys: pytest.CaptureFixture
     assert found["A2"]["failed"] == {1: ["usual"], 2: ["usual"]}
     assert repeat.main(["--times", "1", "--first", "2", "draws"]) == 0
     assert repeat.table() == found
-    assert not capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "draws, A1: held in 2 of 2",
+        "draws, A2: held in 0 of 2",
+        "  1, not: usual",
+        "  2, not: usual",
+    ]
+
+
+def test_what_was_not_repeated_as_it_is_now_is_said(chapter: Path) -> None:
+    row = {"code": "old", "commit": "c1", "numbers": [1], "failed": {}}
+    assert repeat.told(chapter, {"A1": row}) == [
+        "draws, A1: not repeated as it is now",
+        "draws, A2: not repeated as it is now",
+    ]
 
 
 def test_a_cluster_makes_the_same_table(book: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,6 +281,20 @@ def write(found: dict[str, Row], path: Path = TABLE) -> None:
     path.write_text(head + text, encoding="utf-8")
 
 
+def told(path: Path, found: dict[str, Row]) -> list[str]:
+    """Return in how many repetitions each verdict of a chapter held, and what failed in others."""
+    lines = []
+    for claim, check in checks(read(path)).items():
+        row = found.get(claim)
+        if row is None or row["code"] != check.code:
+            lines.append(f"{path.stem}, {claim}: not repeated as it is now")
+            continue
+        total, failed = len(row["numbers"]), row["failed"]
+        lines.append(f"{path.stem}, {claim}: held in {total - len(failed)} of {total}")
+        lines += [f"  {number}, not: {'; '.join(clauses)}" for number, clauses in failed.items()]
+    return lines
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -314,6 +328,8 @@ def main(arguments: list[str] | None = None) -> int:
     for path in chosen:
         found = merged(found, path)
     write(found)
+    for path in chosen:
+        print(*told(path, found), sep="\n")
     for job, reason in failed.items():
         print(f"{Path(job.path).stem}, repetition {job.number}, tried {TRIES} times:\n{reason}")
     return 1 if failed else 0
