@@ -70,7 +70,7 @@ def test_the_page_lists_what_was_judged(judged: Path) -> None:
     assert 'value="holds-if"> holds if (1)' in text
     assert "refuted (" not in text
     below = "Varied: the width. Kept: all else."
-    below += " Random draws: 200, [measured here](one.ipynb#cell-norm)."
+    below += " Random draws: 200, [shown here](one.ipynb#cell-norm)."
     assert BOX.format("one.ipynb#verdict-b5") + f"\n>\n> <small>{below}</small>\n" in text
 
 

@@ -25,9 +25,10 @@ INTRODUCTION = """\
 What articles say about vanishing and exploding gradients, and what the measurements in this course
 say about it. A claim **holds**, **holds if** a condition is met, is **refuted**, or is
 **not decided** at this course's scale. Each box quotes the claim, and its id leads to the chapter.
-Below the verdict stand what was varied and what was not, how many random draws are behind it
-(an identity or an example has none), and in how many repetitions of the whole chapter, with every
-weight, batch, synthetic example and split drawn anew, each clause of the sentence held.
+Below the verdict stand what was varied and what was not, and how many random draws are behind it
+(an identity or an example has none). Where a chapter has been repeated with every weight, batch,
+synthetic example and split drawn anew, it says in how many repetitions all of the sentence held.
+Numbers of equations are the chapter's.
 """
 
 
@@ -145,8 +146,8 @@ def small_print(item: Verdict, page: str, repeated: Row | None, code: str | None
     """Return the line below a verdict: its conditions, its draws, and what repetitions said."""
     data = item.data
     parts = [f"{word.capitalize()}: {data[word]}." for word in ("varied", "kept") if data.get(word)]
-    seeds = "Exact" if data["seeds"] == 0 else f"Random draws: {data['seeds']}"
-    parts.append(f"{seeds}, [measured here]({page}#cell-{data['cell']}).")
+    seeds = f"Random draws: {data['seeds']}" if data["seeds"] else "No random draws"
+    parts.append(f"{seeds}, [shown here]({page}#cell-{data['cell']}).")
     if repeated:
         total, lost = len(repeated["numbers"]), len(repeated["failed"])
         before = "" if repeated["code"] == code else ", before the chapter's last change"
