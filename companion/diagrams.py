@@ -149,7 +149,7 @@ def norms() -> Diagram:
         "Three grids of examples by units; what one norm takes together is shaded: one unit over "
         "all examples for batch norm, one example's units for layer norm, half of them for group "
         "norm of two groups.",
-        150,
+        166,
     )
     side = 15
     shaded = {
@@ -166,7 +166,8 @@ def norms() -> Diagram:
                 fill = TONE if together(row, column) else "white"
                 drawn.box(middle, size=(side, side), round=0, fill=fill)
     drawn.words((WIDTH / 2, 112), "rows: examples, columns: units", size=13)
-    drawn.words((WIDTH / 2, 134), "RMS norm: as layer norm, but keeps the mean", size=13)
+    drawn.words((WIDTH / 2, 132), "shaded: what one norm takes together", size=13)
+    drawn.words((WIDTH / 2, 152), "RMS norm: as layer norm, but keeps the mean", size=13)
     return drawn
 
 
@@ -250,16 +251,16 @@ def unrolled() -> Diagram:
         190,
     )
     for number in range(3):
-        x = 70 + 95 * number
+        x = 92 + 88 * number
         drawn.box((x, 80), f"h_{number + 1}", size=(44, 32))
         drawn.arrow((x, 142), (x, 98))
         drawn.words((x, 154), f"x_{number + 1}")
-        drawn.arrow((max(8, x - 73), 80), (x - 24, 80))
-        drawn.words((x - 49, 69), "W")
-        if number:
-            drawn.arrow((x - 24, 92), (x - 71, 92), dashed=True)
-    drawn.arrow((282, 80), (318, 80))
-    drawn.arrow((318, 92), (284, 92), dashed=True)
+        drawn.arrow((28 if number == 0 else x - 65, 80), (x - 24, 80))
+        drawn.words((x - 46, 69), "W")
+        drawn.arrow((x - 24, 92), (28 if number == 0 else x - 63, 92), dashed=True)
+    drawn.arrow((291, 80), (318, 80))
+    drawn.arrow((318, 92), (293, 92), dashed=True)
+    drawn.words((14, 86), "h_0")
     drawn.words((338, 86), "loss")
     drawn.words((WIDTH / 2, 22), "each step has the same weights", size=13)
     drawn.words((WIDTH / 2, 180), "dashed: the gradient, through W each step", size=13)

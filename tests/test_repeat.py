@@ -1,6 +1,7 @@
 """Chapters repeated with fresh draws: what is kept, what is run again, and what a cluster does."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,7 @@ def cells() -> list[nbformat.NotebookNode]:
     """A chapter's cells, with a check of any four numbers and one of what seed 0 draws."""
     return [
         new_markdown_cell("# Draws"),
-        new_code_cell("%config InlineBackend.close_figures = True\nimport companion"),
+        new_code_cell('# installs\nfrom importlib.util import find_spec\nfind_spec("companion")'),
         new_code_cell(SETUP),
         check_cell("A1", 'check("A1", {"four": len(drawn) == 4})', "drawn = drawn[:3]"),
         new_code_cell("first = drawn[0].item()  # of four"),
@@ -96,7 +97,7 @@ def codes(path: Path, changed: list[nbformat.NotebookNode]) -> dict[str, str]:
     ("cell", "old", "new", "other"),
     [
         (0, "Draws", "Other draws", set()),
-        (1, "import companion", "import companion  # 0.3.0", set()),
+        (1, "# installs", "# installs 0.3.0", set()),
         (4, "# of four", "# of them", set()),
         (6, "behind", "after", set()),
         (4, "drawn[0]", "drawn[1]", {"A2"}),
@@ -142,7 +143,7 @@ def test_what_was_interrupted_goes_on_where_it_was(chapter: Path, tmp_path: Path
     keep(tmp_path, answers(1, chapter), old)
     with (tmp_path / "draws.jsonl").open("a") as file:
         file.write('{"number": 4, "cla')  # cut off
-    assert repeat.missing(chapter, [1, 2, 3, 4], tmp_path) == [
+    assert repeat.missing(chapter, [1, 2, 3, 4], {}, tmp_path) == [
         Job(str(chapter), number) for number in (2, 3, 4)
     ]
 
@@ -158,11 +159,46 @@ def test_one_that_dies_is_tried_again_and_the_others_are_kept(
         return job, None if dies else answers(job.number, chapter), "killed" if dies else ""
 
     monkeypatch.setattr(repeat, "work", work)
-    jobs = repeat.missing(chapter, [1, 2, 3], tmp_path / "kept")
+    jobs = repeat.missing(chapter, [1, 2, 3], {}, tmp_path / "kept")
     failed = repeat.repeat(jobs, tmp_path / "kept")
     assert failed == {Job(str(chapter), 3): "killed"}
     assert sorted(tried) == [1, 2, 2, 3, 3, 3]
     assert sorted(row["number"] for row in repeat.rows("draws", tmp_path / "kept")) == [1, 2]
+
+
+def test_a_row_behind_one_that_was_cut_off_is_kept(chapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "draws.jsonl").write_text('{"number": 4, "cla', encoding="utf-8")
+    repeat.keep(tmp_path / "draws.jsonl", answers(1, chapter))
+    repeat.keep(tmp_path / "draws.jsonl", answers(2, chapter))
+    assert [row["number"] for row in repeat.rows("draws", tmp_path)] == [1, 2]
+
+
+def test_what_the_table_has_is_not_run_again(chapter: Path, tmp_path: Path) -> None:
+    keep(tmp_path, answers(1, chapter), answers(2, chapter))
+    found = repeat.merged({}, chapter, tmp_path)
+    assert repeat.missing(chapter, [1, 2, 3], found, tmp_path / "gone") == [Job(str(chapter), 3)]
+    found["A1"]["code"] = "old"
+    assert len(repeat.missing(chapter, [1, 2, 3], found, tmp_path / "gone")) == 3
+
+
+def test_a_chapter_that_stops_has_failed_in_what_it_did_not_come_to(tmp_path: Path) -> None:
+    stopping = cells()
+    stopping[4].source = "first = drawn[7]"
+    found = repeat.run(written(tmp_path / "stops.ipynb", stopping), 1, opposites=True)
+    assert found["A1"]["failed"] == []
+    (why,) = found["A2"]["failed"]
+    assert why.startswith("the chapter stopped at cell 4: IndexError")
+
+
+@pytest.mark.parametrize("printed", ["", "a warning\n", '{"number": 1'])
+def test_a_process_that_prints_no_row_says_so(
+    printed: str, chapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    _, row, reason = repeat.work(Job(str(chapter), 1))
+    assert row is None
+    assert "it printed" in reason
 
 
 def test_a_process_that_ends_badly_says_why(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
             ("B5", "holds.", ["So."]),
         ),
         ("> **Verdict on S1: refuted.**\n> No.", ("S1", "refuted.", ["No."])),
+        ("> **Verdict on S1: holds.** “So” it “is”", ("S1", "holds.", ["“So” it “is”"])),
+        ("> **Verdict on S1: holds.** So:\n>\n> - a\n> - b", ("S1", "holds.", ["So:", "- a\n- b"])),
         ("> **Predict.** So?", None),
         ("**Verdict on S1: refuted.** No.", None),
     ],
@@ -61,6 +63,13 @@ def test_the_claim_is_quoted_once_in_its_box(judged: Path) -> None:
     claims["B5"]["claim"] = "another"
     assert verdicts.quote_claims(path, claims)
     assert "“another”\n>\n> So. More." in verdicts.read(path)["cells"][2]["source"]
+
+
+def test_what_stands_beside_a_box_is_not_lost(judged: Path) -> None:
+    path = judged / "one.ipynb"
+    path.write_text(path.read_text().replace("So. More.", "So. More.\\n\\nBeside it."))
+    with pytest.raises(ValueError, match=r"one.ipynb: beside the verdict on B5 stands .*Beside it"):
+        verdicts.quote_claims(path, verdicts.ledger(judged))
 
 
 def test_the_page_lists_what_was_judged(judged: Path) -> None:

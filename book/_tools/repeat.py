@@ -8,7 +8,8 @@ that failed. `CHAPTER=name` repeats one chapter, `FROM=21` begins with another n
 Each repetition is a process of its own, which joblib starts: on the cores there are, or where
 DASK_SCHEDULER names the scheduler of a Dask cluster, there (its workers need this folder and this
 interpreter at the same place). A finished repetition is kept at once in _build/repeat, so that an
-interrupted run goes on where it was, and one that dies is tried again.
+interrupted run goes on where it was, and one that dies is tried again. A chapter that stops with an
+error has failed in all the checks that it did not come to: that counts as well.
 """
 
 import argparse
@@ -21,16 +22,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from chapters import BOOK, ROOT, Notebook, chapter_files, read
-from stored import bare, commit
+from stored import bare, code, commit, imported, sources
 
 TABLE = BOOK / "repetitions.yml"
 KEPT = ROOT / "_build" / "repeat"
 TRIES = 3
+INSTALLS = 'find_spec("companion")'
 SAID = re.compile(r"^(?P<claim>[A-Z]\d+): \d+ of (?P<of>\d+) clauses hold$")
 Row = dict[str, Any]
 """What came of a repetition: its number, commit, and by claim the check's code and what failed."""
@@ -47,31 +50,43 @@ class Check(NamedTuple):
     source: str
     opposites: list[str]
     code: str
-    """A digest of the check and of the code before it, but for the other checks."""
+    """A digest of the check, of the code before it but for other checks, and of the companion's."""
 
 
 def checks(notebook: Notebook) -> dict[str, Check]:
     """Return a chapter's checks by claim, in its order."""
     found, before = {}, []
     code_cells = [
-        (i, cell) for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "code"
+        (i, cell)
+        for i, cell in enumerate(notebook["cells"])
+        if cell["cell_type"] == "code" and INSTALLS not in cell["source"]
     ]
-    for index, cell in code_cells[1:]:  # the first one installs the companion
+    for index, cell in code_cells:
         data = cell["metadata"].get("check")
         if data is None:
             before.append(cell["source"])
             continue
-        code = digest([*before, cell["source"]])
+        own = digest([*before, cell["source"]])
         found[data["claim"]] = Check(
-            data["claim"], index, cell["source"], data.get("opposites", []), code
+            data["claim"], index, cell["source"], data.get("opposites", []), own
         )
     return found
 
 
 def digest(cells: list[str]) -> str:
-    """Return a digest of what cells do: of their code without comments."""
-    text = repr([bare(ast.parse(source)) for source in cells])
+    """Return a digest of what cells do: their code without comments, and all of it they import."""
+    plain = [re.sub(r"^(\s*)[%!].*$", r"\1pass", each, flags=re.MULTILINE) for each in cells]
+    trees = [ast.parse(source) for source in plain]
+    known = sources()
+    modules = sorted({name for tree in trees for name in imported(tree, known)} & set(known))
+    text = repr([[bare(tree) for tree in trees], [companion(name) for name in modules]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def companion(module: str) -> str:
+    """Return the digest of a module of the companion and of what it imports there."""
+    return code(module)
 
 
 def said(text: str) -> tuple[str, int, list[str]]:
@@ -94,10 +109,11 @@ def run(path: Path, number: int | None, *, opposites: bool = False) -> dict[str,
     """
     import nbformat
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
     from outputs import CURRENT_ENV_KERNEL_NAME, OwnKernel
 
-    notebook, known = nbformat.read(path, as_version=4), checks(read(path))
-    at = {each.cell: each for each in known.values()}
+    notebook = nbformat.read(path, as_version=4)
+    at = {each.cell: each for each in checks(notebook).values()}
     fresh = {} if number is None else {"COURSE_REPETITION": str(number)}
     quiet = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     client = NotebookClient(
@@ -110,7 +126,16 @@ def run(path: Path, number: int | None, *, opposites: bool = False) -> dict[str,
     rows: dict[str, Row] = {}
     with client.setup_kernel(env=os.environ | quiet | fresh, stderr=subprocess.DEVNULL):
         for index, cell in enumerate(notebook.cells[: max(at, default=-1) + 1]):
-            client.execute_cell(cell, index)
+            try:
+                client.execute_cell(cell, index)
+            except CellExecutionError as error:
+                stopped = f"the chapter stopped at cell {index}: {error.ename}: {error.evalue}"
+                lost = {"of": 0, "failed": [stopped], "unnoticed": []}
+                return rows | {
+                    check.claim: {"code": check.code, **lost}
+                    for place, check in at.items()
+                    if place >= index
+                }
             if index not in at:
                 continue
             check = at[index]
@@ -165,14 +190,22 @@ class Job(NamedTuple):
     number: int
 
 
-def missing(path: Path, numbers: list[int], folder: Path = KEPT) -> list[Job]:
+def missing(
+    path: Path, numbers: list[int], found: dict[str, Row], folder: Path = KEPT
+) -> list[Job]:
     """Return what has still to run: the numbers of which not every present check is known."""
-    codes = {each.code for each in checks(read(path)).values()}
+    codes = {each.claim: each.code for each in checks(read(path)).values()}
     done = {
         row["number"]
         for row in rows(path.stem, folder)
-        if codes <= {claim["code"] for claim in row["claims"].values()}
+        if set(codes.values()) <= {claim["code"] for claim in row["claims"].values()}
     }
+    in_table = [
+        set(row["numbers"]) if row.get("code") == own else set()
+        for claim, own in codes.items()
+        for row in [found.get(claim, {})]
+    ]
+    done |= set.intersection(*in_table) if in_table else set()
     return [Job(str(path), number) for number in numbers if codes and number not in done]
 
 
@@ -192,24 +225,35 @@ def work(job: Job) -> tuple[Job, Row | None, str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return job, None, done.stderr.strip()[-2000:] or f"it ended with {done.returncode}"
-    return job, json.loads(done.stdout), ""
+    try:
+        return job, json.loads(done.stdout.splitlines()[-1]), ""
+    except (IndexError, json.JSONDecodeError) as error:
+        return job, None, f"it printed {done.stdout[-200:]!r}: {error}"
 
 
 def results(jobs: list[Job]) -> Iterator[tuple[Job, Row | None, str]]:
     """Work on all of them at once, and yield each as it is done."""
-    from joblib import Parallel, delayed, parallel_config
+    if address := os.environ.get("DASK_SCHEDULER"):
+        yield from on_cluster(jobs, address)
+        return
+    from joblib import Parallel, delayed
 
-    address = os.environ.get("DASK_SCHEDULER")
     # A thread for each core only waits for its process.
-    backend: dict[str, Any] = {"backend": "threading", "n_jobs": os.cpu_count()}
-    with contextlib.ExitStack() as stack:
-        if address:
-            from distributed import Client
+    parallel = Parallel(os.cpu_count(), backend="threading", return_as="generator_unordered")
+    yield from parallel(delayed(work)(job) for job in jobs)
 
-            stack.enter_context(Client(address))
-            backend = {"backend": "dask"}
-        stack.enter_context(parallel_config(**backend))
-        yield from Parallel(return_as="generator_unordered")(delayed(work)(job) for job in jobs)
+
+def on_cluster(jobs: list[Job], address: str) -> Iterator[tuple[Job, Row | None, str]]:
+    """The same on a Dask cluster; joblib's own backend hangs when a job's workers keep dying."""
+    from distributed import Client, as_completed
+
+    with Client(address) as client:
+        futures = {client.submit(work, job, pure=False): job for job in jobs}
+        for future in as_completed(futures):
+            if future.status == "finished":
+                yield future.result()
+            else:
+                yield futures[future], None, f"{future.status}: {future.exception()}"
 
 
 def repeat(jobs: list[Job], folder: Path = KEPT) -> dict[Job, str]:
@@ -228,12 +272,18 @@ def repeat(jobs: list[Job], folder: Path = KEPT) -> dict[Job, str]:
                 if row is None:
                     failed[job] = reason
                     continue
-                with (folder / f"{Path(job.path).stem}.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                keep(folder / f"{Path(job.path).stem}.jsonl", row)
         left = list(failed)
         if not left:
             break
     return failed
+
+
+def keep(path: Path, row: Row) -> None:
+    """Add a row, on a line of its own also where the last one was cut off."""
+    cut = path.is_file() and path.stat().st_size and path.read_bytes()[-1:] != b"\n"
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * bool(cut) + json.dumps(row) + "\n")
 
 
 # ---------------------------------------------------------------- the table
@@ -278,7 +328,9 @@ def write(found: dict[str, Row], path: Path = TABLE) -> None:
     text = yaml.safe_dump(
         found, allow_unicode=True, sort_keys=False, width=100, default_flow_style=None
     )
-    path.write_text(head + text, encoding="utf-8")
+    new = path.with_suffix(".new")
+    new.write_text(head + text, encoding="utf-8")
+    new.replace(path)
 
 
 def told(path: Path, found: dict[str, Row]) -> list[str]:
@@ -320,8 +372,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.times < 1 or given.first < 0:
         parser.error("TIMES is at least 1, and FROM at least 0")
     numbers = list(range(given.first, given.first + given.times))
-    chosen = [known[name] for name in given.chapters or known]
-    jobs = [job for path in chosen for job in missing(path, numbers)]
+    chosen = [known[name] for name in dict.fromkeys(given.chapters or known)]
+    jobs = [job for path in chosen for job in missing(path, numbers, table())]
     # Number by number, so that what an interruption leaves is about all chapters.
     failed = repeat(sorted(jobs, key=lambda job: job.number))
     found = table()
@@ -332,7 +384,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(*told(path, found), sep="\n")
     for job, reason in failed.items():
         print(f"{Path(job.path).stem}, repetition {job.number}, tried {TRIES} times:\n{reason}")
-    return 1 if failed else 0
+    left = [job for path in chosen for job in missing(path, numbers, found)]
+    if left and not failed:
+        print("edited meanwhile, so that not all numbers are of the chapter as it is: run it again")
+    return 1 if failed or left else 0
 
 
 if __name__ == "__main__":

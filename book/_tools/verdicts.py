@@ -16,7 +16,7 @@ VERDICTS = ("holds", "holds if", "refuted", "not decided")
 CALLOUT = re.compile(
     r"\*\*Verdict on \[?(?P<claim>[A-Z]\d+)(?:\]\([^)]*\))?: (?P<verdict>.+?)\*\*\s*(?P<text>.*)"
 )
-CLAIM = re.compile(r"“.*”")
+CLAIM = re.compile(r"“[^“”]*”")
 """How a claim stands in its box, behind the bold words."""
 
 INTRODUCTION = """\
@@ -58,9 +58,7 @@ def callout(source: str) -> Callout | None:
     if not found:
         return None
     own = [] if CLAIM.fullmatch(found["text"].strip()) else [found["text"].strip()]
-    return Callout(
-        found["claim"], found["verdict"], own + [each.replace("\n", " ") for each in rest]
-    )
+    return Callout(found["claim"], found["verdict"], own + rest)
 
 
 def in_quotes(claim: str) -> str:
@@ -72,7 +70,7 @@ def box(said: Callout, link: str, claim: str, *, below: str = "") -> str:
     """Return a verdict's cell: linked, with the claim quoted, and a line below if there is one."""
     first = f"**Verdict on [{said.claim}]({link}): {said.title}** {in_quotes(claim)}"
     paragraphs = [first, *said.text, *([below] if below else [])]
-    return "\n>\n".join(f"> {each}" for each in paragraphs)
+    return "\n".join(f"> {line}".rstrip() for line in "\n\n".join(paragraphs).splitlines())
 
 
 def verdicts(notebook: Notebook) -> list[Verdict]:
@@ -85,8 +83,13 @@ def verdicts(notebook: Notebook) -> list[Verdict]:
     return given
 
 
-def quote_claims(path: Path, claims: dict[str, dict[str, str]]) -> bool:
-    """Quote the claims in a chapter's verdicts; return whether anything was to be changed."""
+def quote_claims(path: Path, claims: dict[str, dict[str, str]], *, store: bool = True) -> bool:
+    """Quote the claims in a chapter's verdicts; return whether anything was to be changed.
+
+    Raises:
+        ValueError: if a verdict's cell has something beside its box.
+
+    """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     changed = False
     for cell in notebook["cells"]:
@@ -96,9 +99,12 @@ def quote_claims(path: Path, claims: dict[str, dict[str, str]]) -> bool:
             continue
         link = f"verdicts.md#verdict-{said.claim.lower()}"
         wanted = box(said, link, claims[said.claim]["claim"])
+        outside = [line for line in source.strip().splitlines() if not line.startswith(">")]
+        if any(line.strip() for line in outside):
+            raise ValueError(f"{path.name}: beside the verdict on {said.claim} stands {outside}")
         if wanted != source:
             cell["source"], changed = wanted.splitlines(keepends=True), True
-    if changed:
+    if changed and store:
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
         path.write_text(text, encoding="utf-8")
     return changed
@@ -148,7 +154,7 @@ def small_print(item: Verdict, page: str, repeated: Row | None, code: str | None
     parts = [f"{word.capitalize()}: {data[word]}." for word in ("varied", "kept") if data.get(word)]
     seeds = f"Random draws: {data['seeds']}" if data["seeds"] else "No random draws"
     parts.append(f"{seeds}, [shown here]({page}#cell-{data['cell']}).")
-    if repeated:
+    if repeated and data["seeds"]:
         total, lost = len(repeated["numbers"]), len(repeated["failed"])
         before = "" if repeated["code"] == code else ", before the chapter's last change"
         parts.append(f"Held in {total - lost} of {total} repetitions{before}.")
@@ -179,14 +185,7 @@ def is_current(book: Path = BOOK) -> bool:
     return (
         path.is_file()
         and path.read_text(encoding="utf-8") == page(book)
-        and all(
-            in_quotes(claims[said.claim]["claim"]) in cell["source"]
-            for chapter in chapter_files(book)
-            for cell in read(chapter)["cells"]
-            if "verdict" in cell["metadata"]
-            and (said := callout(cell["source"]))
-            and said.claim in claims
-        )
+        and not any(quote_claims(each, claims, store=False) for each in chapter_files(book))
     )
 
 
