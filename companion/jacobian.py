@@ -491,18 +491,20 @@ def histogram(
     ax: "Axes",
     values: Tensor,
     *,
-    bins: int = 40,
+    width: float = 0.1,
     label: str | None = None,
     color: str | None = None,
 ) -> "Axes":
     """Draw the share of singular values in each bin, on a logarithmic axis.
 
-    Values below 1e-12 of the largest are not drawn: those that ReLUs make 0 are rounding errors.
+    All bins have one width, in the middle of one of them is 1, and so the bars of several calls can
+    be compared. Values below 1e-12 of the largest are not drawn: those that ReLUs make 0 are
+    rounding errors.
 
     Args:
         ax: where to draw.
         values: singular values of any shape, at least one of them positive.
-        bins: how many.
+        width: of a bin, in powers of ten.
         label: for the legend.
         color: the next of the cycle if None.
 
@@ -510,26 +512,21 @@ def histogram(
         The same Axes.
 
     Raises:
-        ValueError: if no value is positive, or ``bins`` is below 1.
-        TypeError: if the values are not a floating-point tensor, or ``bins`` is not a whole number.
+        ValueError: if no value is positive, or ``width`` is not positive.
+        TypeError: if the values are not a floating-point tensor, or ``width`` is not a number.
 
     """
     flat = floating("values", values).detach().flatten()
-    bins = positive_integer("bins", bins)
+    if not non_negative("width", width) > 0:
+        raise ValueError("width must be positive, got 0")
     if not (flat > 0).any():
         raise ValueError("values need at least one positive singular value, got none")
     logs = flat[flat > 1e-12 * flat.max()].log10()
-    share = torch.full_like(logs, 1 / len(flat))
-    low, high = logs.min().item(), logs.max().item()
-    if high - low < 1e-3:  # rounding alone: no width to divide, so all of it goes to a middle bin
-        bin_width = 0.1 / bins
-        low -= bin_width * (bins // 2 + 0.5)
-        high = low + 0.1
+    first, last = (math.floor(end.item() / width + 0.5) for end in (logs.min(), logs.max()))
     ax.hist(
         logs.numpy(),
-        bins=bins,
-        range=(low, high),
-        weights=share.numpy(),
+        bins=[(k - 0.5) * width for k in range(first, last + 2)],
+        weights=torch.full_like(logs, 1 / len(flat)).numpy(),
         label=label,
         color=color,
     )

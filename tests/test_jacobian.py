@@ -479,13 +479,22 @@ def test_histogram_shows_shares_of_all_values() -> None:
 
     _, ax = plt.subplots()
     values = torch.tensor([[1.0, 10.0], [1e-17, 0.0]], dtype=torch.float64)
-    assert jacobian.histogram(ax, values, bins=5, label="two of four", color="k") is ax
+    assert jacobian.histogram(ax, values, width=0.25, label="two of four", color="k") is ax
     heights = [patch.get_height() for patch in ax.patches]
     assert heights == [0.25, 0, 0, 0, 0.25]
+    assert [patch.get_x() for patch in ax.patches] == [-0.125, 0.125, 0.375, 0.625, 0.875]
     assert ax.get_legend_handles_labels()[1] == ["two of four"]
     ax.clear()
     jacobian.histogram(ax, torch.ones(10) + 1e-7 * normal(10).float())
-    assert max(patch.get_height() for patch in ax.patches) == pytest.approx(1)
+    assert [patch.get_height() for patch in ax.patches] == [pytest.approx(1)]
+    ax.clear()
+    for spread in (0.2, 2.0):  # the bins of both have one width and the same edges
+        jacobian.histogram(ax, 10 ** (spread * normal(50)))
+    edges = [patch.get_x() / 0.1 + 0.5 for patch in ax.patches]
+    assert edges == pytest.approx([round(edge) for edge in edges], abs=1e-9)
+    assert sum(patch.get_height() for patch in ax.patches) == pytest.approx(2)
+    with pytest.raises(ValueError, match="width must be positive"):
+        jacobian.histogram(ax, values, width=0)
     with pytest.raises(ValueError, match="at least one positive"):
         jacobian.histogram(ax, torch.zeros(3))
     plt.close("all")
