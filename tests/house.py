@@ -560,6 +560,24 @@ def verdicts_are_checked(chapter: Chapter) -> list[str]:
     return wrong
 
 
+#: Verdicts that nothing outside their chapter can try, and why.
+WITHOUT_ADVERSARY = {
+    "B9": "who found what, and when",
+    "S4": "it is about rules of diagnosis, as the next two: they are tried together with those",
+    "O5": "see S4",
+    "G2": "see S4",
+}
+
+
+def adversaries(folder: Path) -> dict[str, list[str]]:
+    """By chapter, the claims whose verdicts are tried at other settings, in tests/verdicts."""
+    marked = re.compile(r'^@pytest\.mark\.claim\("(\w+)"\)$', re.MULTILINE)
+    return {
+        path.stem.removeprefix("against_"): marked.findall(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.glob("against_*.py"))
+    }
+
+
 def faults_of_check(cell: Cell) -> list[str]:
     """What a check's cell lacks."""
     claim, meta = cell["metadata"]["check"]["claim"], cell["metadata"]

@@ -451,3 +451,20 @@ def test_links_to_cells_and_verdicts_are_known(tmp_path: Path) -> None:
         "[d](good.ipynb#measured)"
     )
     assert house.links_lead_somewhere(page) == []
+
+
+def test_each_verdict_has_an_adversary_or_a_reason_to_have_none() -> None:
+    tried = house.adversaries(Path(__file__).parent / "verdicts")
+    for chapter in CHAPTERS:
+        cells = (cell["metadata"].get("verdict", {}) for cell in chapter.cells)
+        judged = {data["claim"] for data in cells if data}
+        found = set(tried.get(chapter.path.stem, []))
+        assert found <= judged, f"{chapter.path.stem} does not judge {found - judged}"
+        assert not judged - found - set(house.WITHOUT_ADVERSARY), judged - found
+
+
+def test_adversaries_are_read_off_their_marks(tmp_path: Path) -> None:
+    text = '@pytest.mark.claim("B1")\ndef test_a(): ...\n\n# @pytest.mark.claim("B2")\n'
+    (tmp_path / "against_backprop.py").write_text(text, encoding="utf-8")
+    (tmp_path / "fresh_draws.py").write_text(text, encoding="utf-8")
+    assert house.adversaries(tmp_path) == {"backprop": ["B1"]}
