@@ -163,7 +163,6 @@ def predicted_flow(design: Design, *, input_mean_square: float = 1.0) -> Flow:
         ValueError: if ``input_mean_square`` is negative or not finite; or if units are not normal
             where an activation acts on them, so that the mean-field theory here does not apply:
             residual stacks with "post_activation".
-            theory here does not apply: residual stacks with "post_activation".
         TypeError: if ``input_mean_square`` is not a number.
 
     Example:
