@@ -131,8 +131,8 @@ test-mutations: $(VENV)/.test ## break the companion in known ways: the tests mu
 test-marking: $(VENV)/.test ## mark every typical wrong answer: each gets its mark, and every reference full marks
 	$(RUNNER) $(ONE_BY_ONE) tests/teach/wrong_answers.py
 
-test-verdicts: $(VENV)/.test ## repeat each chapter with fresh draws: its verdicts hold, its checks notice the opposite
-	$(RUNNER) $(ONE_BY_ONE) --durations=0 tests/verdicts/*.py
+test-verdicts: $(VENV)/.test ## try each verdict with fresh draws and at other settings, and each check with the opposite
+	$(RUNNER) $(ONE_BY_ONE) --durations=10 tests/verdicts/fresh_draws.py tests/verdicts/against_*.py
 
 test-colab: $(VENV)/.test ## the last commit's chapters on Colab's versions, other kernels, two threads (DRAW=1)
 	@$(BIN)/python tests/colab_versions.py

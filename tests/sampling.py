@@ -264,7 +264,9 @@ class Sampler:
 
 
 def kind(item: pytest.Item) -> str:
-    """Return the words of a test's name."""
+    """Return the words of a test's name, or one kind for all that try a verdict."""
+    if item.get_closest_marker("claim"):
+        return "adversaries of verdicts"
     return getattr(item, "originalname", item.name).removeprefix("test_").replace("_", " ")
 
 

@@ -198,3 +198,19 @@ def test_the_budget_ends_the_sample(root: Path) -> None:
     said = run(root, "--sample", "0.005")  # three tenths of a second
     assert "passed" in said
     assert "`make check-all` runs those too." in said
+
+
+def test_adversaries_of_verdicts_are_counted_as_one_kind(root: Path) -> None:
+    two = "".join(
+        f'''@pytest.mark.files("package/{letter}.py")
+@pytest.mark.claim("{letter}1")
+def test_of_{letter}():
+    pass
+
+
+'''
+        for letter in "ab"
+    )
+    (root / "checks.py").write_text(f"import pytest\n\n\n{two}")
+    (root / "pytest.ini").write_text("[pytest]\nmarkers =\n  files: about these\n  claim: of it\n")
+    assert "adversaries of verdicts: 2 of 2 had their turn" in run(root, "--sample", "5")
