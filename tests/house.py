@@ -571,11 +571,15 @@ WITHOUT_ADVERSARY = {
 
 def adversaries(folder: Path) -> dict[str, list[str]]:
     """By chapter, the claims whose verdicts are tried at other settings, in tests/verdicts."""
+    chapter = re.compile(r'pytest\.mark\.files\("book/(\w+)\.ipynb"\)')
     marked = re.compile(r'^@pytest\.mark\.claim\("(\w+)"\)$', re.MULTILINE)
-    return {
-        path.stem.removeprefix("against_"): marked.findall(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("against_*.py"))
-    }
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.glob("against_*.py")):
+        text = path.read_text(encoding="utf-8")
+        about = chapter.search(text)
+        assert about, f"{path.name} does not say which chapter it is about"
+        found.setdefault(about[1], []).extend(marked.findall(text))
+    return found
 
 
 def faults_of_check(cell: Cell) -> list[str]:

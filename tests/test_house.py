@@ -464,7 +464,12 @@ def test_each_verdict_has_an_adversary_or_a_reason_to_have_none() -> None:
 
 
 def test_adversaries_are_read_off_their_marks(tmp_path: Path) -> None:
+    head = 'pytestmark = pytest.mark.files("book/backprop.ipynb")\n\n'
     text = '@pytest.mark.claim("B1")\ndef test_a(): ...\n\n# @pytest.mark.claim("B2")\n'
-    (tmp_path / "against_backprop.py").write_text(text, encoding="utf-8")
+    (tmp_path / "against_backprop.py").write_text(head + text, encoding="utf-8")
+    (tmp_path / "against_depth.py").write_text(head + text.replace("B1", "B3"), encoding="utf-8")
     (tmp_path / "fresh_draws.py").write_text(text, encoding="utf-8")
-    assert house.adversaries(tmp_path) == {"backprop": ["B1"]}
+    assert house.adversaries(tmp_path) == {"backprop": ["B1", "B3"]}
+    (tmp_path / "against_nothing.py").write_text(text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"against_nothing\.py does not say"):
+        house.adversaries(tmp_path)
