@@ -1,16 +1,17 @@
 """What several adversaries of verdicts share, see tests/verdicts: networks and words."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from companion.activations import Activation
 from companion.backprop import MLP, backward, forward, random_mlp
 from companion.data import digits
+from companion.training import Record, sgd, train
 
 SEEDS = range(100, 106)  # of six networks, far from those that the chapters draw
 Tell = Callable[..., None]  # the fixture `tried`
@@ -59,6 +60,27 @@ def descend(network: MLP, *, rate: float, steps: int, batch: int = 64) -> Iterat
 def trained(network: MLP, **settings: float) -> Step:
     """Return losses, gradients and gains of all steps, (steps, networks) each."""
     return Step(*(torch.stack(column) for column in zip(*descend(network, **settings))))
+
+
+def learn(
+    models: Sequence[nn.Module],
+    rate: float | Sequence[float],
+    steps: int,
+    batch: int = 64,
+    every: int | None = None,
+    **options: object,
+) -> Record:
+    """Train modules by gradient descent on the digits, recorded at the end or every so often."""
+    return train(
+        models,
+        data(),
+        optimizer=sgd(rate),
+        steps=steps,
+        batch_size=batch,
+        record_every=every or steps,
+        progress=False,
+        **options,
+    )
 
 
 def accuracy(network: MLP) -> Tensor:

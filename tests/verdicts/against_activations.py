@@ -110,7 +110,7 @@ def test_large_weights_make_up_for_some_of_it(width: int, square: float, tried: 
     )
     assert -left[1.0].diff().max() > 1
     assert 2 > cost[103.0] > cost[200.0] > cost[400.0]
-    if square == 100:  # the sentence fails if ten layers count from such an input
+    if square == 100:  # the sentence failed if ten layers count from such an input
         assert whole > 3
 
 
@@ -139,7 +139,7 @@ def test_tanh_learns_what_a_sigmoid_does_not(
     assert max(best["sigmoid"], 0.3 if depth == 6 else 0) < best["larger"]
     assert best["larger"] < best["centred"] - 0.1
     assert best["centred"] > best["tanh"] - 0.1
-    if len(rates) > 2:  # the sentence fails without the largest rate: steep weights need it
+    if len(rates) > 2:  # the sentence failed without the largest rate: steep weights need it
         assert max(found["centred"][:2]) < max(found["tanh"][:2]) - 0.1
 
 
@@ -192,7 +192,7 @@ def test_few_units_die_in_four_layers(rate: float, steps: int, tried: Tell) -> N
     tried(f"{100 * died:.1f} % of the units died", depth=4, rate=rate, steps=steps)
     if rate < 1:
         assert died < 0.02
-    else:  # here the sentence fails, whose rates are lower
+    else:  # here the sentence failed, whose rates are lower
         assert died > 0.04
 
 
@@ -267,7 +267,7 @@ def test_sleep_grows_like_one_over_alpha(start: float, rate: float, tried: Tell)
 
 @pytest.mark.claim("A9")
 def test_under_adam_a_smaller_alpha_sleeps_no_longer(tried: Tell) -> None:
-    # Here the sentence fails, which does not say that it is about gradient descent.
+    # Here the sentence failed, which did not say that it is about gradient descent.
     adam_steps = {
         a: sleep(a, -6.0, 0.03, torch.ones_like, make=torch.optim.Adam).double().median()
         for a in (0.3, 0.1, 0.01)
@@ -348,13 +348,13 @@ def test_alpha_rises(
     )
     assert up > 0.8
     assert (found.mean(0) > start).all()
-    # Here the sentence fails: it need not be the first layer whose α moved furthest.
+    # Here the sentence failed: it need not be the first layer whose α moved furthest.
     assert first <= 3
 
 
 @pytest.mark.claim("A5")
 def test_alpha_falls_in_many_layers_at_three_times_the_rate(tried: Tell) -> None:
-    # Here the sentence fails: that α rises is said without a rate.
+    # Here the sentence failed: that α rises was said without a rate.
     shares = {}
     for batch in (64, 128):
         found = learned(0.25, 8, 48, rate=0.3, batch=batch)
@@ -394,7 +394,7 @@ def test_elu_is_faster_than_relu_and_needs_no_smoothness(
     assert (steps["ELU of 2"] <= steps["ELU"]).all()
     assert middle["SELU"] <= middle["ELU"]
     assert middle["leaky ReLU of 0.2"] < middle["ReLU"]
-    # Here the sentence fails: not any kink, and not any leaky ReLU, will do.
+    # Here the sentence failed: not any kink, and not any leaky ReLU, will do.
     assert middle["ELU of 0.5"] > 1.3 * middle["ELU"]
     assert middle["leaky ReLU of 0.01"] > 2 * middle["ELU"]
 
@@ -442,7 +442,7 @@ def test_a_mean_of_zero_in_wide_and_in_narrow_layers(tried: Tell) -> None:
     )
     assert (wide.median() - 1.46).abs() < 0.15
     assert all((each.median() - 1).abs() < 0.1 for each in same)
-    # Here the sentence fails, which does not say that layers are wide: mean 0, and it vanishes.
+    # Here the sentence failed, which did not say that layers are wide: mean 0, and it vanishes.
     assert narrow.median() < 0.93
 
 

@@ -91,7 +91,7 @@ def test_the_recursion_is_the_gradient(
     )
     if len(weights) < 19:
         assert away < 1e-7
-    else:  # here the sentence fails: of a gradient that has vanished differences know nothing
+    else:  # here the sentence failed: of a gradient that has vanished differences know nothing
         assert own[0].norm() < 1e-8
         assert away > 1e-4
 
@@ -207,7 +207,7 @@ def test_a_huge_gradient_overshoots(
     if width > 24:
         assert (rose > 1).all()
         assert rose.median() > 10
-    else:  # here the sentence fails: at the same variance this gradient is not huge enough
+    else:  # here the sentence failed: at the same variance this gradient is not huge enough
         assert (rose > 1).sum() <= 3
 
 
@@ -248,7 +248,7 @@ def test_a_weight_without_a_gradient_stays_but_not_under_adam(depth: int, tried:
     assert adam[-1] > 0.9
     if depth < 20:
         assert adam[0] > 0.2
-    else:  # here the sentence fails: below Adam's ε of 1e-8 its update is proportional as well
+    else:  # here the sentence failed: below Adam's ε of 1e-8 its update is proportional as well
         assert adam[0] < 0.01
 
 
@@ -377,7 +377,7 @@ def test_a_repeated_matrix_has_its_radius_a_new_one_its_stretch(
 def test_a_repeated_matrix_may_grow_long_before_its_radius_tells(
     n: int, above: float, tried: Tell
 ) -> None:
-    # Here the sentence fails, which does not say "in the long run": the radius is below 1.
+    # Here the sentence failed, which did not say "in the long run": the radius is below 1.
     matrix = 0.9 * torch.eye(n, dtype=torch.float64)
     matrix += above * torch.diag(torch.ones(n - 1, dtype=torch.float64), 1)
     growth = log_growth(matrix.expand(20, 2000, n, n)).median(0).values

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from adversaries import SEEDS, Tell
+from adversaries import SEEDS, Tell, learn
 from torch import Tensor, nn
 
 from companion import clipping
@@ -36,23 +36,15 @@ def trained(
     every: int | None = None,
 ) -> Record:
     """Train the networks, six for each threshold."""
-    return train(
-        models,
-        digits(),
-        optimizer=sgd(rate),
-        steps=steps,
-        batch_size=64,
-        max_norm=[bound for bound in bounds for _ in SEEDS],
-        record_every=every or steps,
-        seed=[*SEEDS] * len(bounds),
-        progress=False,
-    )
+    each = [bound for bound in bounds for _ in SEEDS]
+    seeds = [*SEEDS] * len(bounds)
+    return learn(models, rate, steps, every=every, max_norm=each, seed=seeds)
 
 
 @pytest.mark.claim("C1")
 @pytest.mark.parametrize(
     ("gradient", "bound", "degrees"),
-    [([0.9, 100.0], 1.0, 41.47), ([-3.0, 0.2, 40.0], 0.5, 40.0), ([0.3] * 50 + [9.0], 0.3, 60.0)],
+    [([0.9, 100.0], 1.0, 41.47), ([-3.0, 0.2, 40.0], 0.5, 43.05), ([0.3] * 50 + [9.0], 0.3, 68.69)],
 )
 def test_clipping_by_value_turns_a_gradient(
     gradient: list[float], bound: float, degrees: float, tried: Tell
@@ -65,7 +57,7 @@ def test_clipping_by_value_turns_a_gradient(
     angle = math.degrees(math.acos(cosine))
     tried(f"turned by {angle:.2f} degrees", entries=gradient[-3:], threshold=bound)
     assert weight.grad.tolist() == [math.copysign(min(abs(g), bound), g) for g in gradient]
-    assert abs(angle - degrees) < (0.01 if degrees == 41.47 else 20)
+    assert abs(angle - degrees) < 0.01
 
 
 # A finite gradient whose norm its own type cannot hold is multiplied by 0 instead.

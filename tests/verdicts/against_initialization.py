@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from adversaries import SEEDS, Tell
+from adversaries import SEEDS, Tell, learn
 from torch import Tensor, nn
 
 from companion import activations, backprop, initialization, jacobian, propagation, residuals
@@ -13,7 +13,7 @@ from companion._lib import random
 from companion.backprop import MLP, random_mlp
 from companion.data import digits
 from companion.initialization import DISTRIBUTIONS, Distribution, Mode, Scheme, get
-from companion.training import Record, sgd, train
+from companion.training import Record, train
 
 pytestmark = pytest.mark.files("book/initialization.ipynb")
 
@@ -57,16 +57,9 @@ def networks(
 def trained(
     models: Sequence[nn.Module], rate: float, steps: int, batch: int = 128, every: int | None = None
 ) -> Record:
-    return train(
-        models,
-        digits(),
-        optimizer=sgd(rate),
-        steps=steps,
-        batch_size=batch,
-        record_every=every or steps,
-        seed=[*SEEDS] * (len(models) // len(SEEDS)),
-        progress=False,
-    )
+    """Train them, six for each setting, on the same batches."""
+    seeds = [*SEEDS] * (len(models) // len(SEEDS))
+    return learn(models, rate, steps, batch, every, seed=seeds)
 
 
 def learned(record: Record) -> float:
@@ -528,7 +521,7 @@ def test_a_fixed_variance_fits_a_rule_at_one_width(
     assert factors[width // 5] < 0.3
 
 
-# At 0.5 the sentence fails in networks of 64 units with batches of 128: half of them or more are
+# At 0.5 the sentence failed in networks of 64 units with batches of 128: half of them or more are
 # right more often than wrong; with other widths and batches few are.
 @pytest.mark.claim("I9")
 @pytest.mark.parametrize(

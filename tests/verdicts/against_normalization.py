@@ -4,30 +4,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from adversaries import SEEDS, Tell, numbers
+from adversaries import SEEDS, Tell, learn, numbers
 from torch import Tensor, nn
 
 from companion import normalization
 from companion.backprop import slope_per_layer
 from companion.data import digits, generator
 from companion.normalization import explosion, landscape
-from companion.training import Record, sgd, train
+from companion.training import sgd, train
 
 pytestmark = pytest.mark.files("book/normalization.ipynb")
-
-
-def learn(
-    models: Sequence[nn.Module], rate: float | Sequence[float], steps: int, batch: int = 64
-) -> Record:
-    return train(
-        models,
-        digits(),
-        optimizer=sgd(rate),
-        steps=steps,
-        batch_size=batch,
-        record_every=steps,
-        progress=False,
-    )
 
 
 def named(models: Sequence[nn.Module], rate: float | Sequence[float], **options: int) -> Tensor:

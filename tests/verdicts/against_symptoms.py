@@ -70,7 +70,7 @@ def test_small_relu_layers_stand_still_together(
 
 @pytest.mark.claim("S2")
 def test_adam_moves_the_bottom_although_the_gradient_vanished(tried: Tell) -> None:
-    # Here the sentence fails, which does not say that it is about gradient descent.
+    # Here the sentence failed, which did not say that it is about gradient descent.
     models = classifiers("sigmoid", 1.0, 10, width=24, seeds=SEEDS)
     record = train(
         models, data(), optimizer=adam(1e-3), steps=150, record_every=150, progress=False
@@ -237,7 +237,7 @@ def test_the_gain_feeds_itself(
 def test_no_avalanche_where_the_rate_is_not_too_high(
     depth: int, rate: float, width: int, tried: Tell
 ) -> None:
-    # The same weights explode, but here the sentence fails: the gain falls, and they learn.
+    # The same weights explode, but here the sentence failed: the gain falls, and they learn.
     network = drawn("relu", 4.0, depth, width)
     steps = trained(network, rate=rate, steps=100)
     right = accuracy(network)
@@ -426,7 +426,7 @@ def test_exploded_networks_name_one_digit(
 def test_answers_that_do_scatter(
     activation: str, variance: float, rate: float, tried: Tell
 ) -> None:
-    # Here the sentence fails: at a third of the rate they stop being sure, and linear networks,
+    # Here the sentence failed: at a third of the rate they stop being sure, and linear networks,
     # which end in NaN as ReLU's do, are sure of many digits.
     network = drawn(activation, variance, 10)
     trained(network, rate=rate, steps=2)
