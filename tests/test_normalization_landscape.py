@@ -52,13 +52,13 @@ def quadratic(outputs: Tensor, targets: Tensor) -> Tensor:
 )
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "self.step_sizes * self.gradient_norm[..., None]",
-    "self.step_sizes",
+    "[size * unit * length for size in step_sizes]",
+    "[size * unit for size in step_sizes]",
 )
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "size * gradient[name] for name, p in",
-    "-size * gradient[name] for name, p in",
+    "p - each[name] * gradient[name] for name, p in",
+    "p + each[name] * gradient[name] for name, p in",
 )
 def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
     x, t, etas = normal(9, 4), normal(9, seed=1), [0.5, 0.1, 2.0]
@@ -77,10 +77,44 @@ def test_a_walk_on_a_quadratic_is_known_exactly() -> None:
         along = torch.stack([start - e * g @ g + e**2 / 2 * g @ bend for e in etas])
         same(found.losses[i], along)
         same(found.gradient_changes[i], found.step_sizes * bend.norm())
+        same(found.distances[i], found.step_sizes * g.norm())
+        same(found.relative_changes[i], found.step_sizes * bend.norm() / g.norm())
         same(found.smoothness[i], bend.norm() / g.norm())
         same(found.loss_range[i], along.max() - along.min())
         same(found.gradient_range[i], 2.0 * bend.norm())
         assert model.weight.grad is None
+
+
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "[name for name, p in parameters.items() if p.dim() > 2]",
+    "list(parameters)",
+)
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py", "size * unit)\n        there", "size)\n        there"
+)
+def test_a_relative_step_moves_the_weights_by_that_share_of_their_length() -> None:
+    models, x, t = landscape.networks([5, 4, 3], "tanh", seeds=3), normal(9, 5), torch.arange(9) % 3
+    found = landscape.along_gradient(models, x, t, step_sizes=[0.01, 0.2], relative=True)
+    assert found.step_sizes.tolist() == [0.01, 0.2]
+    for i, model in enumerate(models):
+        functional.cross_entropy(model(x), t).backward()
+        weights = [p for p in model.parameters() if p.dim() == 2]
+        assert len(weights) < len(list(model.parameters()))  # γ and β move along, uncounted
+        long = torch.cat([p.detach().flatten() for p in weights]).norm()
+        eta = long / torch.cat([p.grad.flatten() for p in weights]).norm()
+        sizes = [share * eta.item() for share in (0.01, 0.2)]
+        alone = landscape.along_gradient([model], x, t, step_sizes=sizes)
+        for name in ("distances", "losses", "gradient_changes", "relative_changes", "smoothness"):
+            same(getattr(found, name)[i], getattr(alone, name)[0])
+
+
+def test_relative_steps_need_weights() -> None:
+    scale = nn.LayerNorm(3).double()
+    with pytest.raises(ValueError, match="relative steps need weights"):
+        landscape.along_gradient(
+            [scale], X, normal(4, 3), step_sizes=[0.1], relative=True, loss=functional.mse_loss
+        )
 
 
 def test_smoothness_is_the_largest_over_the_steps() -> None:
@@ -181,6 +215,12 @@ def walk(**kind: object) -> object:
             lambda: landscape.along_gradient([], X, normal(3), step_sizes=[1.0]),
             "models needs at least one",
         ),
+        (
+            lambda: landscape.covariate_shift(
+                landscape.networks([64, 4, 10]), small(), layer=2, share=-1, learning_rate=0.1
+            ),
+            "share must be finite and at least 0",
+        ),
     ],
 )
 def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
@@ -193,14 +233,24 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
 
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "mixed = now.parameters | {n: moved[n] for n in below}",
-    "mixed = moved",
+    "now.parameters | _moved(here, slope, size)",
+    "_moved(now.parameters, now.gradients, size)",
+    case="none-3-None",
 )
+@pytest.mark.breaks(
+    "companion/normalization/landscape.py",
+    "relative * _unit(here, slope)",
+    "relative * _unit(now.parameters, now.gradients)",
+    case="none-3-0.02",
+)
+@pytest.mark.parametrize("share", [None, 0.02])
 @pytest.mark.parametrize(("norm", "layer"), [("none", 3), ("batch", 3), ("batch", 2)])
-def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, layer: int) -> None:
+def test_the_covariate_shift_is_what_updating_the_layers_below_does(
+    norm: str, layer: int, share: float | None
+) -> None:
     models = landscape.networks([64, 8, 7, 10], "tanh", norm=norm, seeds=2)
     data, rate = small(), 0.7
-    kind = {"layer": layer, "learning_rate": rate, "steps": 3, "measure_every": 3}
+    kind = {"layer": layer, "learning_rate": rate, "steps": 3, "measure_every": 3, "share": share}
     found = landscape.covariate_shift(models, data, batch_size=30, seed=4, **kind)
     assert found.inputs.shape == found.gradient.shape == (2, 2)
     generators = random.generators([4, 5])
@@ -213,14 +263,23 @@ def test_the_covariate_shift_is_what_updating_the_layers_below_does(norm: str, l
             functional.cross_entropy(model(x), y).backward()
             before = model[place].weight.grad.clone()
             entering = model[:place](x).detach()
-            torch.optim.SGD(model[:place].parameters(), lr=rate).step()
+            below = [p.detach().clone() for p in model[:place].parameters()]
+            size = rate
+            if share is not None:
+                weights = [p for p in model[:place].parameters() if p.dim() == 2]
+                long = torch.cat([p.detach().flatten() for p in weights]).norm()
+                size = share * long / torch.cat([p.grad.flatten() for p in weights]).norm()
+            torch.optim.SGD(model[:place].parameters(), lr=float(size)).step()
             if step % 3 == 0:
                 moved = model[:place](x).detach().mean(0) - entering.mean(0)
                 same(found.inputs[step // 3, i], (moved.abs() / entering.std(0)).mean())
                 weight = model[place].weight
                 again = torch.autograd.grad(functional.cross_entropy(model(x), y), weight)[0]
                 same(found.gradient[step // 3, i], (again - before).norm() / before.norm())
-            torch.optim.SGD(model[place:].parameters(), lr=rate).step()
+            with torch.no_grad():
+                for p, old in zip(model[:place].parameters(), below, strict=True):
+                    p.copy_(old)
+            torch.optim.SGD(model.parameters(), lr=rate).step()
 
 
 @pytest.mark.breaks(

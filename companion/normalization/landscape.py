@@ -3,6 +3,8 @@
 From where a network stands, steps of several sizes are tried along its gradient: over them the loss
 has a range, the gradient changes (the less, the better it predicts the next one), and its largest
 change over the distance that made it is the effective β of the loss, its smoothness on that line.
+A step of one size is a short one for one network and a long one for another; networks are compared
+at steps of the same length relative to their weights, where that is asked for.
 The other account of batch norm is that the inputs of a layer move less when the layers below learn:
 :func:`covariate_shift` lets only those learn, and looks.
 
@@ -87,7 +89,8 @@ class Landscape:
     """The loss along its gradient, of S networks and at K step sizes η: at θ − η∇L(θ).
 
     Attributes:
-        step_sizes: (K,) η.
+        step_sizes: (K,) η, or the lengths of the steps relative to the weights, as they were given.
+        distances: (S, K) ‖η∇L‖, the length of each step.
         loss: (S,) where the step starts.
         gradient_norm: (S,) ‖∇L‖ there.
         losses: (S, K) at the end of each step.
@@ -96,6 +99,7 @@ class Landscape:
     """
 
     step_sizes: Tensor
+    distances: Tensor
     loss: Tensor
     gradient_norm: Tensor
     losses: Tensor
@@ -114,7 +118,12 @@ class Landscape:
     @property
     def smoothness(self) -> Tensor:
         """(S,) Effective β: the largest change of the gradient over the distance that made it."""
-        return (self.gradient_changes / (self.step_sizes * self.gradient_norm[..., None])).amax(-1)
+        return (self.gradient_changes / self.distances).amax(-1)
+
+    @property
+    def relative_changes(self) -> Tensor:
+        """(S, K) By what share of its length the gradient changed in each step."""
+        return self.gradient_changes / self.gradient_norm[..., None]
 
 
 def along_gradient(
@@ -123,6 +132,7 @@ def along_gradient(
     targets: Tensor,
     *,
     step_sizes: Sequence[float],
+    relative: bool = False,
     loss: Loss = nn.functional.cross_entropy,
 ) -> Landscape:
     """Walk from each network along its own gradient, by each step size, and look at the loss there.
@@ -132,6 +142,8 @@ def along_gradient(
         inputs: (S, examples, …), a batch for each network, or one (examples, …) for all.
         targets: (S, examples, …) or (examples, …), likewise.
         step_sizes: η, all above 0.
+        relative: whether they are lengths of the weights' steps over that of the weights, in place
+            of η. Weights are parameters of two or more dimensions; the others move along.
         loss: of (outputs, targets), averaged over the batch.
 
     Returns:
@@ -139,7 +151,7 @@ def along_gradient(
 
     Raises:
         ValueError: if there is no model, the models are not built alike or have buffers, or no step
-            size or one not above 0 is given.
+            size or one not above 0 is given, or relative ones to models without weights.
         TypeError: if a step size is not a number.
 
     Source: Santurkar et al. (2018), arXiv 1805.11604.
@@ -157,7 +169,8 @@ def along_gradient(
     inputs, targets = (part.expand(len(models), *part.shape) for part in (inputs, targets))
     value, gradients = differentiate(start, inputs, targets)
     here = Snapshot(0, start, value, gradients, inputs, targets)
-    return Landscape(torch.tensor(sizes, dtype=value.dtype), *_walk(differentiate, sizes, here))
+    walk = _walk(differentiate, sizes, here, relative=relative)
+    return Landscape(torch.tensor(sizes, dtype=value.dtype), *walk)
 
 
 def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
@@ -186,22 +199,34 @@ def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Different
     return differentiate, {name: p.detach() for name, p in start.items()}
 
 
-def _moved(parameters: Tensors, gradient: Tensors, size: float) -> Tensors:
-    return {name: p - size * gradient[name] for name, p in parameters.items()}
+def _moved(parameters: Tensors, gradient: Tensors, sizes: Tensor) -> Tensors:
+    """Return each network's parameters after a step of its own size, (S,)."""
+    each = {name: sizes.view(-1, *[1] * (p.dim() - 1)) for name, p in parameters.items()}
+    return {name: p - each[name] * gradient[name] for name, p in parameters.items()}
+
+
+def _unit(parameters: Tensors, gradient: Tensors) -> Tensor:
+    """Return each network's size of a step whose weights move by as much as they are long."""
+    weights = [name for name, p in parameters.items() if p.dim() > 2]
+    if not weights:
+        raise ValueError("relative steps need weights, parameters of two or more dimensions: none")
+    return _length(parameters[n] for n in weights) / _length(gradient[n] for n in weights)
 
 
 def _walk(
-    differentiate: Differentiate, step_sizes: list[float], here: Snapshot
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return loss, gradient_norm, losses and gradient_changes of a :class:`Landscape`."""
+    differentiate: Differentiate, step_sizes: list[float], here: Snapshot, *, relative: bool
+) -> tuple[Tensor, ...]:
+    """Return distances, loss, gradient_norm, losses and changes of a :class:`Landscape`."""
+    unit = _unit(here.parameters, here.gradients) if relative else torch.ones_like(here.loss)
     losses, changes = [], []
     for size in step_sizes:
-        moved = _moved(here.parameters, here.gradients, size)
+        moved = _moved(here.parameters, here.gradients, size * unit)
         there, other = differentiate(moved, here.inputs, here.targets)
         losses.append(there)
         changes.append(_length(other[name] - here.gradients[name] for name in other))
     length = _length(here.gradients.values())
-    return here.loss, length, torch.stack(losses, dim=-1), torch.stack(changes, dim=-1)
+    distances = torch.stack([size * unit * length for size in step_sizes], dim=-1)
+    return distances, here.loss, length, torch.stack(losses, dim=-1), torch.stack(changes, dim=-1)
 
 
 def _length(tensors: Iterable[Tensor]) -> Tensor:
@@ -236,6 +261,7 @@ def landscapes(
     data: Split,
     *,
     step_sizes: Sequence[float],
+    relative: bool = False,
     loss: Loss = nn.functional.cross_entropy,
     **descent: Unpack[Descent],
 ) -> Landscape:
@@ -245,6 +271,7 @@ def landscapes(
         models: networks of one architecture without running statistics; they are left as they are.
         data: what to train on.
         step_sizes: η of the walks, which are not taken.
+        relative: whether they are lengths relative to the weights, as in :func:`along_gradient`.
         loss: of (outputs, targets), averaged over the batch.
         descent: ``learning_rate``, of the steps that are taken, and the rest of :class:`Descent`.
 
@@ -268,7 +295,11 @@ def landscapes(
     """
     sizes = _checked_steps(step_sizes)
     differentiate, _ = _differentiation(models, loss)
-    found = _followed(models, data, lambda here: _walk(differentiate, sizes, here), loss, **descent)
+
+    def measure(here: Snapshot) -> tuple[Tensor, ...]:
+        return _walk(differentiate, sizes, here, relative=relative)
+
+    found = _followed(models, data, measure, loss, **descent)
     return Landscape(torch.tensor(sizes, dtype=found[0].dtype), *found)
 
 
@@ -331,6 +362,7 @@ def covariate_shift(
     data: Split,
     *,
     layer: int,
+    share: float | None = None,
     loss: Loss = nn.functional.cross_entropy,
     **descent: Unpack[Descent],
 ) -> CovariateShift:
@@ -343,13 +375,15 @@ def covariate_shift(
         models: networks as :func:`networks` makes them; they are left as they are.
         data: what to train on.
         layer: which of the linear layers to look at, counted from 1; the first has none below.
+        share: how long the update is that is looked at, over the length of the weights that it
+            moves; if it is not given, it is the one that the learning rate makes.
         loss: of (outputs, targets), averaged over the batch.
         descent: ``learning_rate`` and the rest of :class:`Descent`.
 
     Raises:
-        ValueError: if the models are not built alike or have buffers, or there is no such layer
-            with one below.
-        TypeError: if ``layer`` or a count is not a whole number, or the rate is not a number.
+        ValueError: if the models are not built alike or have buffers, there is no such layer
+            with one below, or the share is negative.
+        TypeError: if ``layer`` or a count is not a whole number, or rate or share not a number.
 
     Source: Ioffe & Szegedy (2015), arXiv 1502.03167, for the inputs; Santurkar et al. (2018),
     arXiv 1805.11604, for the gradient.
@@ -374,9 +408,15 @@ def covariate_shift(
         lower = {n: parameters[n] for n in below}
         return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
 
+    relative = None if share is None else non_negative("share", share)
+
     def measure(now: Snapshot) -> CovariateShift:
-        moved = _moved(now.parameters, now.gradients, descent["learning_rate"])
-        mixed = now.parameters | {n: moved[n] for n in below}
+        here, slope = ({n: every[n] for n in below} for every in (now.parameters, now.gradients))
+        if relative is None:
+            size = torch.full_like(now.loss, descent["learning_rate"])
+        else:
+            size = relative * _unit(here, slope)
+        mixed = now.parameters | _moved(here, slope, size)
         gradient = now.gradients[name]
         change = differentiate(mixed, now.inputs, now.targets)[1][name] - gradient
         before, after = entering(now.parameters, now.inputs), entering(mixed, now.inputs)
