@@ -264,13 +264,13 @@ def test_the_covariate_shift_is_what_updating_the_layers_below_does(
             before = model[place].weight.grad.clone()
             entering = model[:place](x).detach()
             below = [p.detach().clone() for p in model[:place].parameters()]
-            size = rate
-            if share is not None:
-                weights = [p for p in model[:place].parameters() if p.dim() == 2]
-                long = torch.cat([p.detach().flatten() for p in weights]).norm()
-                size = share * long / torch.cat([p.grad.flatten() for p in weights]).norm()
+            weights = [p for p in model[:place].parameters() if p.dim() == 2]
+            long = torch.cat([p.detach().flatten() for p in weights]).norm()
+            slope = torch.cat([p.grad.flatten() for p in weights]).norm()
+            size = rate if share is None else share * long / slope
             torch.optim.SGD(model[:place].parameters(), lr=float(size)).step()
             if step % 3 == 0:
+                same(found.length[step // 3, i], size * slope / long)
                 moved = model[:place](x).detach().mean(0) - entering.mean(0)
                 same(found.inputs[step // 3, i], (moved.abs() / entering.std(0)).mean())
                 weight = model[place].weight

@@ -350,11 +350,13 @@ class CovariateShift(NamedTuple):
             moves its mean; averaged over the inputs that vary over the batch.
         gradient: (T, S) ‖G′ − G‖/‖G‖: how far the gradient of the layer's own weights is, once the
             layers below are updated, from what it was before.
+        length: (T, S) of the update of the weights below, over the length of these weights.
 
     """
 
     inputs: Tensor
     gradient: Tensor
+    length: Tensor
 
 
 def covariate_shift(
@@ -412,10 +414,9 @@ def covariate_shift(
 
     def measure(now: Snapshot) -> CovariateShift:
         here, slope = ({n: every[n] for n in below} for every in (now.parameters, now.gradients))
-        if relative is None:
-            size = torch.full_like(now.loss, descent["learning_rate"])
-        else:
-            size = relative * _unit(here, slope)
+        unit = _unit(here, slope)
+        rate = torch.full_like(unit, descent["learning_rate"])
+        size = rate if relative is None else relative * unit
         mixed = now.parameters | _moved(here, slope, size)
         gradient = now.gradients[name]
         change = differentiate(mixed, now.inputs, now.targets)[1][name] - gradient
@@ -425,6 +426,7 @@ def covariate_shift(
         return CovariateShift(
             inputs=shift.where(spread > 0, torch.nan).nanmean(-1),
             gradient=_length([change]) / _length([gradient]),
+            length=size / unit,
         )
 
     return CovariateShift(*_followed(models, data, measure, loss, **descent))
