@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -73,6 +74,18 @@ def test_a_cell_that_raises_or_warns_is_named(source: str, message: str, tmp_pat
     with pytest.raises(outputs.ChapterError, match=message) as caught:
         outputs.execute(book, tmp_path)
     assert "\x1b" not in str(caught.value)
+
+
+def test_a_backend_of_the_caller_loses_no_figure() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "import os, outputs; print(os.environ.get('MPLBACKEND'))"],
+        cwd=ROOT / "book/_tools",
+        env=os.environ | {"MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "None"
 
 
 def test_two_runs_of_a_figure_store_the_same_file(

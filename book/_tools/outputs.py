@@ -15,6 +15,7 @@ from pathlib import Path
 
 # Set before the kernels start, which inherit them: `make test` runs the chapters the same way.
 os.environ.update(TQDM_DISABLE="1", OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
+os.environ.pop("MPLBACKEND", None)  # with another one than the notebook's, no figure is stored
 
 import nbformat
 from chapters import BOOK, chapter_files, refuse_repetition, slug
