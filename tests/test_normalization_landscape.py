@@ -239,8 +239,8 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
 )
 @pytest.mark.breaks(
     "companion/normalization/landscape.py",
-    "relative * _unit(here, slope)",
-    "relative * _unit(now.parameters, now.gradients)",
+    "else relative * unit",
+    "else relative * _unit(now.parameters, now.gradients)",
     case="none-3-0.02",
 )
 @pytest.mark.parametrize("share", [None, 0.02])
