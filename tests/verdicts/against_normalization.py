@@ -378,7 +378,7 @@ def test_means_move_less_and_the_gradient_changes_less_after_long_updates_only(
         )
         ratios[share] = [
             (one.nanmean(0).median() / other.nanmean(0).median()).item()
-            for one, other in zip(with_norm, without, strict=True)
+            for one, other in zip(with_norm[:2], without[:2], strict=True)
         ]
     tried(
         "with batch norm over without: means "
