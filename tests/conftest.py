@@ -6,6 +6,7 @@ from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.pop("MPLBACKEND", None)  # with another one the chapters' kernels show no figure
 
 import matplotlib as mpl
 import pytest
