@@ -460,6 +460,46 @@ def test_how_far_the_gradient_can_be_trusted(
 
 @pytest.mark.claim("N5")
 @pytest.mark.parametrize(
+    ("depth", "layer", "share", "means_more", "gradient_more"),
+    [  # not in the middle: each broke a sentence that did not say which layer
+        (16, 2, None, True, True),
+        (16, 2, 0.03, False, True),
+        (8, 8, 0.003, False, False),
+        (16, 16, 0.003, False, False),
+    ],
+)
+def test_the_layer_in_the_middle_is_not_every_layer(
+    depth: int, layer: int, share: float | None, means_more: bool, gradient_more: bool, tried: Tell
+) -> None:
+    without, with_norm = (
+        landscape.covariate_shift(
+            landscape.networks([64, *(depth - 1) * [48], 10], norm=norm, seeds=SEEDS),
+            digits(),
+            layer=layer,
+            share=share,
+            learning_rate=0.1,
+            steps=20,
+            measure_every=5,
+            batch_size=128,
+        )
+        for norm in ("none", "batch")
+    )
+    means, gradient = (
+        (one.nanmean(0).median() / other.nanmean(0).median()).item()
+        for one, other in zip(with_norm[:2], without[:2], strict=True)
+    )
+    tried(
+        f"with batch norm over without: means {means:.2f}, gradient {gradient:.2f}",
+        depth=depth,
+        layer=layer,
+        share=share,
+    )
+    assert means > 1 if means_more else means < 1
+    assert gradient > 1 if gradient_more else gradient < 0.9
+
+
+@pytest.mark.claim("N5")
+@pytest.mark.parametrize(
     ("width", "rate", "lower"),
     [(64, 0.3, True), (32, 0.03, False)],  # at a third of the rate it is no lower
 )
