@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import stamp
 from chapters import ROOT, chapter_files
-from stored import imported, sources
+from reach import imported, sources
 
 import companion
 

@@ -30,49 +30,6 @@ def test_a_part_that_is_made_again_is_what_is_kept(name: str) -> None:
     assert not stored.differing(one, [part])
 
 
-# ---------------------------------------------------------------- the digest
-
-FILES = {
-    "__init__.py": '"""The package."""\n',
-    "a.py": "from companion import b\n"
-    'X = 1\n"""What it is."""\n'
-    'def f():\n    "Doc."\n    return b.Y\n',
-    "b.py": "Y = f'{2}'  # why\nZ = None\n",
-    "c.py": "import companion.a\n",
-}
-
-
-def digest(root: Path, **changed: str) -> str:
-    """The digest of the module a of a package, some files of which read otherwise."""
-    (root / "companion").mkdir(exist_ok=True)
-    for name, text in (FILES | {f"{name}.py": text for name, text in changed.items()}).items():
-        (root / "companion" / name).write_text(text, encoding="utf-8")
-    return stored.code("companion.a", root)
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "same"),
-    [
-        ("a", '"Doc."\n', '"""Another."""\n', True),
-        ("a", '"""What it is."""\n', "# a comment\n\n", True),
-        ("b", "  # why", "", True),
-        ("c", "import companion.a", "import os", True),
-        ("a", "X = 1", "X = 2", False),
-        ("a", "X = 1", "X = 1.0", False),
-        ("b", "f'{2}'", "f'{3}'", False),
-        ("b", "Z = None", "Z = ''", False),
-        ("b", "Z = None\n", "", False),
-    ],
-)
-def test_the_digest_is_of_code_and_of_what_it_uses(
-    file: str, old: str, new: str, same: bool, tmp_path: Path
-) -> None:
-    before = digest(tmp_path)
-    text = FILES[f"{file}.py"]
-    assert text.count(old) == 1
-    assert (digest(tmp_path, **{file: text.replace(old, new)}) == before) == same
-
-
 # ---------------------------------------------------------------- made
 
 
@@ -89,13 +46,19 @@ class Fake(stored.Stored):
         return f"above\n  x loss {loss:.2f}\n" if name == "x" else "  y solved 2 of 6\n"
 
 
+def written(root: Path, result: int) -> None:
+    """A companion of one module, which says what it results in."""
+    (root / "companion").mkdir(exist_ok=True)
+    (root / "companion" / "a.py").write_text(f"def f():\n    return {result}\n", encoding="utf-8")
+
+
 made: list[tuple[str, bool]] = []
 broken, loss = "", 0.50
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    digest(tmp_path)
+    written(tmp_path, 2)
     for command in ("init", "add .", "-c user.name=a -c user.email=b commit -m c"):
         subprocess.run(["git", "-C", tmp_path, *command.split()], check=True, capture_output=True)
     monkeypatch.setattr(f"{__name__}.made", [])
@@ -126,7 +89,7 @@ def test_the_head_is_written_anew_only_if_the_quick_parts_agree(
     monkeypatch.setattr(f"{__name__}.broken", "")
     stored.make("one", fake, tmp_path)
     before, table = fake.head(), fake.table()
-    digest(tmp_path, b="Y = 3\n")
+    written(tmp_path, 3)
     monkeypatch.setattr(f"{__name__}.loss", 0.53)
     assert stored.again(fake, tmp_path) == ["x: kept is 'x loss 0.50', made was 'x loss 0.53'"]
     assert fake.head() == before

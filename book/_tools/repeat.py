@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 
 import yaml
 from chapters import BOOK, ROOT, Notebook, chapter_files, read
-from stored import bare, code, commit, imported, sources
+from reach import Reach, bare_text, is_prose
+from stored import commit
 
 TABLE = BOOK / "repetitions.yml"
 KEPT = ROOT / "_build" / "repeat"
@@ -74,19 +75,23 @@ def checks(notebook: Notebook) -> dict[str, Check]:
 
 
 def digest(cells: list[str]) -> str:
-    """Return a digest of what cells do: their code without comments, and all of it they import."""
-    plain = [re.sub(r"^(\s*)[%!].*$", r"\1pass", each, flags=re.MULTILINE) for each in cells]
-    trees = [ast.parse(source) for source in plain]
-    known = sources()
-    modules = sorted({name for tree in trees for name in imported(tree, known)} & set(known))
-    text = repr([[bare(tree) for tree in trees], [companion(name) for name in modules]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Return a digest of what cells do: their code without comments, and all that it uses."""
+    own = [statement for cell in cells for statement in parsed(cell)]
+    found = repr([[bare_text(each) for each in own], companion().digest(companion().used_by(own))])
+    return hashlib.sha256(found.encode()).hexdigest()[:16]
 
 
 @cache
-def companion(module: str) -> str:
-    """Return the digest of a module of the companion and of what it imports there."""
-    return code(module)
+def parsed(cell: str) -> list[ast.stmt]:
+    """Return the statements of a cell; what it says to IPython counts as `pass`."""
+    plain = re.sub(r"^(\s*)[%!].*$", r"\1pass", cell, flags=re.MULTILINE)
+    return [each for each in ast.parse(plain).body if not is_prose(each)]
+
+
+@cache
+def companion() -> Reach:
+    """Return the companion's code, read once."""
+    return Reach()
 
 
 def said(text: str) -> tuple[str, int, list[str]]:

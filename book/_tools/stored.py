@@ -8,8 +8,6 @@ changed anything: it makes the quick parts again, and where they agree, writes t
 """
 
 import argparse
-import ast
-import hashlib
 import re
 import shutil
 import subprocess
@@ -21,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from chapters import BOOK, ROOT, refuse_repetition
+from reach import WHOLE, Reach
 
 
 @dataclass(frozen=True)
@@ -72,56 +71,9 @@ STORED = {
 # ---------------------------------------------------------------- the code that made it
 
 
-def sources(root: Path = ROOT) -> dict[str, Path]:
-    """Return the files of the companion by the name of their module."""
-    return {
-        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in sorted((root / "companion").rglob("*.py"))
-    }
-
-
-def imported(tree: ast.AST, known: Iterable[str]) -> set[str]:
-    """Return the modules of the companion that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found.update(names & set(known) or {node.module})
-    return {name for name in found if name.split(".")[0] == "companion"}
-
-
-def bare(node: object) -> object:
-    """Return a syntax tree as tuples, without the strings that are only there to be read."""
-    if isinstance(node, list):
-        return tuple(bare(each) for each in node if not is_prose(each))
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    # What is empty is left out, since later versions of Python know more fields.
-    fields = [(name, bare(value)) for name, value in ast.iter_fields(node) if value is not None]
-    return type(node).__name__, tuple((name, value) for name, value in fields if value != ())
-
-
-def is_prose(node: object) -> bool:
-    """Return whether a statement is a docstring, or a string below a constant."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
 def code(module: str, root: Path = ROOT) -> str:
-    """Return a digest of a module's code and of all that it imports of the companion."""
-    files, trees, waiting = sources(root), {}, [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in trees:
-            trees[name] = ast.parse(files[name].read_text(encoding="utf-8"))
-            waiting += imported(trees[name], files)
-    text = repr([(name, bare(trees[name])) for name in sorted(trees)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Return a digest of a module's code and of all that it uses of the companion."""
+    return Reach(root).digest([(module, WHOLE)])
 
 
 # ---------------------------------------------------------------- made, and made again
