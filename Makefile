@@ -164,8 +164,8 @@ outputs: $(VENV)/.test ## re-execute the chapters and store their outputs (CHAPT
 stored: $(VENV)/.test ## make what takes longer than a chapter may (NAME=long-race; AGAIN=1: only its quick parts)
 	@OMP_NUM_THREADS=1 $(BIN)/python book/_tools/stored.py $(if $(AGAIN),--again) $(NAME)
 
-repeat: $(VENV)/.test ## repeat chapters with fresh draws and keep which verdicts held (TIMES=20 FROM=1 CHAPTER=name)
-	@$(BIN)/python book/_tools/repeat.py --times $(or $(TIMES),20) --first $(or $(FROM),1) $(CHAPTER); \
+repeat: $(VENV)/.test ## repeat chapters with fresh draws and keep which verdicts held (TIMES=20 FROM=1 CHAPTER=name; AGAIN=1)
+	@$(BIN)/python book/_tools/repeat.py $(if $(AGAIN),--again) --times $(or $(TIMES),20) --first $(or $(FROM),1) $(CHAPTER); \
 		ended=$$?; $(BIN)/python book/_tools/verdicts.py && exit $$ended
 
 assignments: $(VENV)/.teach ## build each assignment for students, beside its master

@@ -9,7 +9,7 @@ import pytest
 import repeat
 from chapters import read
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from repeat import Job
+from repeat import Job, Row
 
 SETUP = """
 from companion.data import normal
@@ -119,7 +119,7 @@ def test_a_check_is_another_one_when_its_code_or_that_before_it_is(
 # ---------------------------------------------------------------- many of them
 
 
-def answers(number: int, chapter: Path, **failed: list[str]) -> repeat.Row:
+def answers(number: int, chapter: Path, **failed: list[str]) -> Row:
     """What a repetition of the chapter would say."""
     known = repeat.checks(read(chapter))
     return {
@@ -132,7 +132,7 @@ def answers(number: int, chapter: Path, **failed: list[str]) -> repeat.Row:
     }
 
 
-def keep(folder: Path, *found: repeat.Row) -> None:
+def keep(folder: Path, *found: Row) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in found)
     (folder / "draws.jsonl").write_text(lines, encoding="utf-8")
 
@@ -153,7 +153,7 @@ def test_one_that_dies_is_tried_again_and_the_others_are_kept(
 ) -> None:
     tried: list[int] = []
 
-    def work(job: Job) -> tuple[Job, repeat.Row | None, str]:
+    def work(job: Job) -> tuple[Job, Row | None, str]:
         tried.append(job.number)
         dies = (job.number == 2 and tried.count(2) == 1) or job.number == 3
         return job, None if dies else answers(job.number, chapter), "killed" if dies else ""
@@ -240,6 +240,56 @@ def test_a_reworded_check_begins_anew(chapter: Path, tmp_path: Path) -> None:
     keep(tmp_path, answers(1, chapter, A2=["usual"]), answers(21, chapter))
     after = repeat.merged(before, chapter, tmp_path)
     assert (after["A2"]["numbers"], after["A2"]["failed"]) == ([1, 21], {1: ["usual"]})
+
+
+@pytest.fixture
+def elsewhere(chapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
+    """The table of a chapter, below which the companion has changed since."""
+    keep(tmp_path, answers(1, chapter, A2=["usual"]), answers(2, chapter, A2=["usual"]))
+    found = repeat.merged({}, chapter, tmp_path)
+    for row in found.values():
+        row["code"] = row["code"].partition("-")[0] + "-other"
+    return found
+
+
+def test_what_a_repetition_confirms_is_carried_over(
+    chapter: Path, elsewhere: dict[str, Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def work(job: Job) -> tuple[Job, Row, str]:
+        ran.append(job.number)
+        return job, answers(job.number, chapter, A1=["four"], A2=["usual"]), ""
+
+    monkeypatch.setattr(repeat, "work", work)
+    elsewhere["A1"]["numbers"] = [1]  # the only one that both have
+    assert repeat.outdated(chapter, elsewhere) == ["A1", "A2"]
+    assert repeat.again(chapter, elsewhere) == ["draws, A1, repetition 1: failed [], now ['four']"]
+    assert ran == [1]
+    assert repeat.outdated(chapter, elsewhere) == ["A1"]
+    assert elsewhere["A2"]["failed"] == {1: ["usual"], 2: ["usual"]}
+
+
+def test_a_check_that_is_another_one_is_not_carried_over(
+    chapter: Path, elsewhere: dict[str, Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat, "work", lambda _: pytest.fail("nothing is to be confirmed"))
+    for row in elsewhere.values():
+        row["code"] = "other-" + row["code"].partition("-")[2]
+    assert repeat.again(chapter, elsewhere) == []
+    assert all(row["code"].startswith("other-") for row in elsewhere.values())
+
+
+def test_without_a_common_number_or_a_row_nothing_is_carried_over(
+    chapter: Path, elsewhere: dict[str, Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeat, "work", lambda job: (job, None, "killed"))
+    (line,) = repeat.again(chapter, elsewhere)
+    assert "killed" in line
+    elsewhere["A1"]["numbers"] = [7]
+    (line,) = repeat.again(chapter, elsewhere)
+    assert "A1, A2" in line
+    assert repeat.outdated(chapter, elsewhere) == ["A1", "A2"]
 
 
 # ---------------------------------------------------------------- here and on a cluster
