@@ -155,9 +155,9 @@ ENTRIES = {**tasks.entries(6), "IRNN": tasks.irnn(0.05, 1.0)}
     case="copying-GRU",
 )
 @pytest.mark.breaks(
-    "companion/lstms/tasks.py",
-    "vector_norm(stacking.norms(gradients), dim=1)",
-    "stacking.norms(gradients).amax(1)",
+    "companion/_lib/stacking.py",
+    "vector_norm(norms(gradients), dim=1)",
+    "norms(gradients).amax(1)",
     case="copying-GRU",
 )
 @pytest.mark.parametrize("name", ENTRIES)

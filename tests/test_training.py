@@ -9,7 +9,9 @@ from helpers import normal
 from torch import Tensor, nn
 
 from companion import training
-from companion._lib.stacking import scaled
+from companion._lib import stacking
+from companion._lib.norms import vector_norm
+from companion._lib.stacking import clipped
 from companion.data import Split
 from companion.training import Snapshot, Stop, adam, sgd, train
 
@@ -177,9 +179,9 @@ def test_networks_train_as_each_would_alone(
     "_update(update, parameters, found.gradients, going)",
 )
 @pytest.mark.breaks(
-    "companion/training/loop.py",
-    "whole = vector_norm(norms(gradients.values()), dim=1)",
-    "whole = vector_norm(norms(gradients.values())).expand(3)",
+    "companion/_lib/stacking.py",
+    "vector_norm(norms(gradients), dim=1)",
+    "vector_norm(norms(gradients)).expand(3)",
 )
 def test_each_network_is_clipped_by_its_own_norm() -> None:
     models, others = ([mlp(seed) for seed in range(3)] for _ in range(2))
@@ -233,15 +235,41 @@ def test_a_learning_rate_for_each_network_or_one_for_all(rates: list[float]) -> 
 
 @pytest.mark.breaks(
     "companion/_lib/stacking.py",
-    "torch.where(bounds.isinf(), 1.0, (bounds / (norms + 1e-6)).clamp(max=1.0))",
-    "(bounds / (norms + 1e-6)).clamp(max=1.0)",
+    "torch.where(bounds.isinf(), 1.0, (bounds / (whole + 1e-6)).clamp(max=1.0))",
+    "(bounds / (whole + 1e-6)).clamp(max=1.0)",
+)
+@pytest.mark.breaks(
+    "companion/_lib/stacking.py", "vector_norm(norms(gradients), dim=1)", "norms(gradients).amax(1)"
 )
 def test_a_gradient_is_scaled_to_its_bound_or_left_alone() -> None:
-    norms = torch.tensor([5.0, 0.5, 5.0, math.inf, 0.0])
+    gradients = [torch.tensor([[3.0], [0.3], [3.0], [math.inf], [0.0]])]
+    gradients += [torch.tensor([4.0, 0.4, 4.0, 1.0, 0.0]).view(5, 1, 1)]
     bounds = torch.tensor([1.0, 1.0, math.inf, math.inf, 1.0])
-    found = scaled(torch.ones(5, 2), norms, bounds)
-    expected = torch.tensor([1 / (5 + 1e-6), 1.0, 1.0, 1.0, 1.0])
-    torch.testing.assert_close(found, expected[:, None].expand(5, 2))
+    found, norms = clipped(gradients, bounds)
+    torch.testing.assert_close(norms, torch.tensor([5.0, 0.5, 5.0, math.inf, 0.0]))
+    factors = torch.tensor([1 / (5 + 1e-6), 1.0, 1.0, 1.0, 1.0])
+    for before, after in zip(gradients, found, strict=True):
+        expected = (before.flatten() * factors).view_as(before)
+        torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.breaks(
+    "companion/_lib/stacking.py", "(~are_safe(found).all(0))", "(~are_safe(found).any(0))"
+)
+def test_a_norm_is_that_of_each_part_also_beyond_the_type() -> None:
+    tensors = [
+        normal(3, 2, 4, seed=1),
+        normal(3, 5, seed=2),
+        torch.zeros(3, 2, dtype=torch.float64),
+    ]
+    tensors[1][1] *= 1e200
+    tensors[2][0] = 1e-200
+    found = stacking.norms(tensors)
+    for column, tensor in enumerate(tensors):
+        for row in range(3):
+            torch.testing.assert_close(
+                found[row, column], vector_norm(tensor[row]), rtol=1e-14, atol=0
+            )
 
 
 @pytest.mark.parametrize(

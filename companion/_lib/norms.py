@@ -28,7 +28,7 @@ def vector_norm(
     if values.numel() == 0:
         return torch.linalg.vector_norm(values, order, dims, keepdim=keepdim)
     plain = torch.linalg.vector_norm(values, order, dims, keepdim=keepdim)
-    if _is_safe(plain):
+    if are_safe(plain).all():
         return plain
     found = _of_shares(
         values, dims, lambda v: torch.linalg.vector_norm(v, order, dims, keepdim=True)
@@ -56,9 +56,9 @@ def matrix_norm(matrices: Tensor, order: int | str) -> Tensor:
     return found[..., 0, 0]
 
 
-def _is_safe(norm: Tensor) -> bool:
-    """Return whether powers of the entries behind these norms cannot have left the type."""
-    return bool(((norm > torch.finfo(norm.dtype).tiny ** 0.25) & norm.isfinite()).all())
+def are_safe(norms: Tensor) -> Tensor:
+    """Return behind which norms no power of an entry can have left the type."""
+    return (norms > torch.finfo(norms.dtype).tiny ** 0.25) & norms.isfinite()
 
 
 def _of_shares(

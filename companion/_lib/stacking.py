@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
-from companion._lib.norms import vector_norm
+from companion._lib.norms import are_safe, vector_norm
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -39,19 +39,27 @@ def of_part(parameters: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def norms(tensors: Iterable[Tensor]) -> Tensor:
     """Return the norm of each network's part of each tensor, as (S, len(tensors))."""
-    return torch.stack([vector_norm(t.flatten(1), dim=1) for t in tensors], dim=1)
+    each = [t.flatten(1) for t in tensors]
+    found = torch.stack([torch.linalg.vector_norm(t, dim=1) for t in each], dim=1)
+    for column in (~are_safe(found).all(0)).nonzero().flatten().tolist():
+        found[:, column] = vector_norm(each[column], dim=1)
+    return found
 
 
-def scaled(gradient: Tensor, norms: Tensor, bounds: Tensor) -> Tensor:
-    """Scale each network's part of a gradient by min(1, bound/norm), as torch's clip_grad_norm_.
+def clipped(gradients: Sequence[Tensor], bounds: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Scale each network's gradient by min(1, bound/norm), as torch's clip_grad_norm_.
 
     Where the bound is infinite it stays as it is, whatever its norm.
 
     Args:
-        gradient: (S, …) of S networks.
-        norms: (S,) of each network's whole gradient.
-        bounds: (S,) the largest norm of each.
+        gradients: (S, …) of S networks, all their parameters.
+        bounds: (S,) the largest norm of each network's whole gradient.
+
+    Returns:
+        The scaled gradients, and (S,) the norms before.
 
     """
-    factors = torch.where(bounds.isinf(), 1.0, (bounds / (norms + 1e-6)).clamp(max=1.0))
-    return gradient * factors.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
+    whole = vector_norm(norms(gradients), dim=1)
+    factors = torch.where(bounds.isinf(), 1.0, (bounds / (whole + 1e-6)).clamp(max=1.0))
+    shorter = [g * factors.to(g.dtype).view(-1, *[1] * (g.dim() - 1)) for g in gradients]
+    return shorter, whole

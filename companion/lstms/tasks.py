@@ -19,7 +19,6 @@ from torch.nn import functional
 from companion import data, training
 from companion._lib import random, stacking
 from companion._lib.arguments import one_of, positive_integer
-from companion._lib.norms import vector_norm
 from companion._lib.progress import bar
 from companion.lstms import cells
 from companion.lstms.cells import Cell, State
@@ -437,9 +436,10 @@ def train(
     for _ in bar(range(positive_integer("steps", steps)), task.name, show=progress):
         loss = _loss(made, task, *_batch(task, batch_size, generators, dtype))
         gradients = torch.autograd.grad(loss.sum(), parameters)
-        norms.append(vector_norm(stacking.norms(gradients), dim=1))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = stacking.scaled(gradient, norms[-1], bound)
+        shorter, norm = stacking.clipped(gradients, bound)
+        norms.append(norm)
+        for parameter, gradient in zip(parameters, shorter, strict=True):
+            parameter.grad = gradient
         optimizer.step()
         losses.append(loss.detach())
         done |= ~torch.isfinite(losses[-1])

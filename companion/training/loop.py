@@ -14,10 +14,9 @@ from torch.func import functional_call, vmap
 
 from companion._lib import random
 from companion._lib.arguments import positive_integer
-from companion._lib.norms import vector_norm
 from companion._lib.probing import Loss, probed
 from companion._lib.progress import bar
-from companion._lib.stacking import norms, scaled, stack, unstack
+from companion._lib.stacking import clipped, norms, stack, unstack
 from companion.data import Split
 
 
@@ -335,8 +334,8 @@ def _clipped(gradients: dict[str, Tensor], bounds: Tensor | None) -> dict[str, T
     """Scale the gradient of each network, all its parameters together, to its bound at most."""
     if bounds is None:
         return gradients
-    whole = vector_norm(norms(gradients.values()), dim=1)
-    return {name: scaled(gradient, whole, bounds) for name, gradient in gradients.items()}
+    shorter, _ = clipped(list(gradients.values()), bounds)
+    return dict(zip(gradients, shorter, strict=True))
 
 
 def _update(
