@@ -114,9 +114,9 @@ def _sharing(
     """Let network i go ``shares[i]`` of the way of each update."""
     plain = made.step
 
-    def step(self: torch.optim.Optimizer, closure: None = None) -> None:
+    def step(self: torch.optim.Optimizer) -> None:  # train passes no closure
         before = [parameter.detach().clone() for parameter in parameters]
-        plain(closure)
+        plain()
         with torch.no_grad():
             for parameter, start in zip(parameters, before, strict=True):
                 share = shares.to(parameter.dtype).view(-1, *[1] * (parameter.dim() - 1))

@@ -133,14 +133,14 @@ def scheduled(
         rates = [group["lr"] for group in made.param_groups]
         plain, taken = made.step, 0
 
-        def step(self: torch.optim.Optimizer, closure: None = None) -> None:
+        def step(self: torch.optim.Optimizer) -> None:  # train passes no closure
             nonlocal taken
             factor = non_negative("what the schedule gives", schedule(taken))
             taken += 1
             now = [rate * factor for rate in rates]
             for group, rate in zip(self.param_groups, now, strict=True):
                 group["lr"] = rate
-            plain(closure)
+            plain()
             if [group["lr"] for group in self.param_groups] != now:
                 raise ValueError("optimizer must leave its rate to the schedule, but it set it")
 
