@@ -225,8 +225,8 @@ def test_words_are_named(how: object) -> None:
         ([[1.0]], TypeError, "must be a tensor, got list"),
         (torch.ones(3, 2, dtype=torch.int64), TypeError, "must be a floating-point tensor"),
         (torch.ones(3), ValueError, r"must be \(examples, features\) .* got \(3,\)"),
-        (torch.ones(0, 3), ValueError, r"at least one of each, got \(0, 3\)"),
-        (torch.ones(3, 0), ValueError, r"at least one of each, got \(3, 0\)"),
+        (torch.ones(0, 3), ValueError, r".* at least one of each, got \(0, 3\)"),
+        (torch.ones(3, 0), ValueError, r".* at least one of each, got \(3, 0\)"),
         (torch.tensor([[1.0], [math.nan]]), ValueError, "must be finite, got inf or nan"),
     ],
 )

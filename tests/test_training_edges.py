@@ -69,8 +69,9 @@ def test_the_edge_is_where_the_matrix_s_radius_is_1(rule: str, beta: float) -> N
 )
 @pytest.mark.parametrize("rule", edges.RULES)
 def test_a_descent_is_the_matrix_again_and_again(rule: str) -> None:
-    beta, steps = 0.6, 400
+    beta = 0.6
     make, start = OPTIMIZERS[rule](beta)
+    steps = 120 if start == TINY else 400  # before the divisor grows with the path
     edge = training.edge(rule, momentum=beta)
     curvatures, shares = [0.5, 1.0, 2.0], [0.3, 0.97, 1.03]
     rates = [edge * share / bend for share, bend in zip(shares, curvatures, strict=True)]
@@ -137,7 +138,7 @@ def test_a_path_that_left_the_numbers_does_not_decay() -> None:
     "drawn[:1].square().sum((1, 2)) / n",
 )
 def test_each_catapult_is_gradient_descent_by_autograd() -> None:
-    products, width, steps = [0.7, 2.6, 4.5], 12, 9
+    products, width, steps = [0.7, 2.6, 4.1], 12, 6
     found = training.catapult(products, width=width, steps=steps, seeds=[3, 5])
     drawn = random.normal(random.generators([3, 5]), 2, width)
     assert found.loss.shape == found.curvature.shape == (steps + 1, 3, 2)

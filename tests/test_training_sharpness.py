@@ -71,8 +71,8 @@ def test_a_run_records_the_largest_eigenvalue_at_each_record() -> None:
         for i, one in enumerate(row):
             mine = {name: value[i] for name, value in state.items()}
             largest = whole(models[0], mine, *fixed)[-1].item()
-            # From below; five products are enough where the direction hardly turns.
-            assert largest * (1 - 1e-3) < one.item() < largest * (1 + 1e-9)
+            # From below; eight products are enough where the direction hardly turns.
+            assert largest * (1 - 1e-4) < one.item() < largest * (1 + 1e-9)
 
 
 def saddle(size: float, down: float) -> tuple[nn.Module, Tensor, Tensor]:
@@ -165,11 +165,12 @@ def test_float32_and_models_left_alone() -> None:
     before = [p.detach().clone() for m in models for p in m.parameters()]
     found = training.sharpness(models, inputs, labels)(snapshot(models))
     assert found.dtype == torch.float32
-    exact = training.curvature(models, inputs, labels, rounds=300)
-    torch.testing.assert_close(found, exact, rtol=1e-4, atol=0)
     after = [p for m in models for p in m.parameters()]
     assert all(map(torch.equal, before, after))
     assert all(p.grad is None for p in after)
+    models = [m.double() for m in models]
+    exact = training.sharpness(models, inputs.double(), labels)(snapshot(models))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=0)
 
 
 def test_bad_arguments_are_named() -> None:

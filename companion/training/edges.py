@@ -81,7 +81,8 @@ def descend_quadratic(
     """Descend h·x²/2 with torch's own update rule, from one start at every curvature and rate.
 
     What Adam or RMSProp divide by is held where it is by an ε of 1 and a start of 1e-100, say: it
-    is then ε, and the gradient so far below that its square is nothing beside it.
+    is then ε, and the gradient so far below that its square is nothing beside it. It stays so as
+    long as the path does: one that grows out of there is held up by a divisor that grows with it.
 
     Args:
         optimizer: from a list of rates, what :func:`companion.training.train` takes, as

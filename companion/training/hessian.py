@@ -73,7 +73,7 @@ def sharpness(
     targets: Tensor,
     *,
     loss: Loss = nn.functional.cross_entropy,
-    rounds: int = 5,
+    rounds: int = 8,
     first_rounds: int = 30,
     seed: int = 0,
 ) -> Callable[[Snapshot], Tensor]:

@@ -1,7 +1,7 @@
 """Published results on training, P33 to P36: catapult, Adam's edge, edge of stability, ε."""
 
 import math
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
@@ -23,8 +23,8 @@ def test_p33_a_rate_between_2_and_4_over_the_kernel_is_caught_by_a_catapult() ->
     # Lazy: the kernel moves by the order of 1/n.
     assert end[0].tolist() == pytest.approx([0.5] * 8, abs=0.02)
     assert end[1].tolist() == pytest.approx([1.5] * 8, abs=0.1)
-    # Past 2 the loss first grows a thousandfold or so, and the kernel comes down below 2/η.
-    assert (found.loss[:, 2:5].amax(0) > 20 * found.loss[0, 2:5]).all()
+    # Past 2 the loss grows to the order of n, and the kernel comes down below 2/η.
+    assert (found.loss[:, 2:5].amax(0) > 300 / 30).all()
     assert (end[2:5] < 2).all()
     assert end[2].median().item() == pytest.approx(1.28, abs=0.03)
 
@@ -85,39 +85,42 @@ def test_p35_training_stays_at_the_edge_of_stability() -> None:
 # P36. Adam's ε on ten sigmoid layers and a linear one, with weights of variance 1/n.
 
 
-@cache
-def adam_on_sigmoids(eps: float, dtype: torch.dtype) -> Record:
+def adam_on_sigmoids(eps: float, dtype: torch.dtype, seeds: int) -> Record:
     digits = data.digits()
-    models = [m.to(dtype) for m in backprop.classifiers("sigmoid", 1.0, 11, width=128, seeds=2)]
+    drawn = backprop.classifiers("sigmoid", 1.0, 11, width=128, seeds=seeds)
+    models = [model.to(dtype) for model in drawn]
     inputs, labels = digits.train_inputs.to(dtype), digits.train_targets
     return training.train(
         models,
         Split(inputs, labels, inputs[:0], labels[:0]),
         optimizer=training.adam(0.001, eps=eps),
         steps=200,
-        batch_size=64,
+        batch_size=128,
         record_every=200,
         progress=False,
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-def test_p36_adam_moves_what_vanished_unless_its_eps_is_larger(dtype: torch.dtype) -> None:
-    held, moves = (adam_on_sigmoids(eps, dtype) for eps in (1e-4, 1e-8))
+def test_p36_adam_moves_what_vanished_unless_its_eps_is_larger() -> None:
+    held, moves = (adam_on_sigmoids(eps, torch.float64, 1) for eps in (1e-4, 1e-8))
     first, last = held.parameters()[0], held.parameters()[-1]
-    sizes = [math.sqrt(count) for count in (64 * 128, 128 * 10)]
-    rms = held.gradient_norms[0][:, [first, last]] / torch.tensor(sizes, dtype=dtype)
-    assert ((rms[:, 0] > 2e-9) & (rms[:, 0] < 2e-8)).all()
-    assert ((rms[:, 1] > 1e-2) & (rms[:, 1] < 5e-2)).all()
+    sizes = torch.tensor([64 * 128, 128 * 10], dtype=torch.float64).sqrt()
+    rms = held.gradient_norms[0][:, [first, last]] / sizes
+    assert ((rms[:, 0] > 2e-9) & (rms[:, 0] < 2e-8)).all()  # measured 7e-9
+    assert ((rms[:, 1] > 1e-2) & (rms[:, 1] < 5e-2)).all()  # measured 2e-2
     ways = [
         (record.displacement[-1] / record.weight_norms[0])[:, first] for record in (held, moves)
     ]
     assert (ways[0] < 0.005).all()
     assert (ways[1] > 0.3).all()
+    # A uniform guess has a loss of ln 10 = 2.303.
     assert ((held.loss[-1] - math.log(10)).abs() < 0.03).all()
-    assert (moves.loss[-1] < 2.1).all()
+    assert (moves.loss[-1] < 2).all()
 
 
-def test_p36_a_smaller_eps_is_no_better_and_float32_has_room_for_it() -> None:
-    found = adam_on_sigmoids(1e-16, torch.float32)
-    assert (found.loss[-1] < 2.1).all()
+@pytest.mark.parametrize("eps", [1e-8, 1e-16])
+def test_p36_float32_has_room_for_it(eps: float) -> None:
+    found = adam_on_sigmoids(eps, torch.float32, 2)
+    first = found.parameters()[0]
+    assert (found.displacement[-1, :, first] > 0.3 * found.weight_norms[0, :, first]).all()
+    assert (found.loss[-1] < 2).all()
