@@ -63,7 +63,7 @@ def rated(
     learning_rate: float | Sequence[float],
     **options: Any,  # noqa: ANN401  (they are torch's)
 ) -> Callable[[Iterable], torch.optim.Optimizer]:
-    """Return what :func:`train` takes as an optimizer: any of torch's, with a rate a network.
+    """Return what ``training.train`` takes as an optimizer: any of torch's, with a rate a network.
 
     Where networks have rates of their own, the update is made with the largest of them, and each
     network goes its share of the way. That is the same but for rounding wherever the update is
@@ -123,6 +123,7 @@ def _sharing(
                 # lerp is exact at both ends: a share of 1 is torch's own update to the last bit.
                 parameter.copy_(torch.lerp(start, parameter, share))
 
+    # As torch's schedulers do. A hook would not: it runs twice where a subclass calls its parent.
     made.step = MethodType(step, made)  # type: ignore[method-assign]
     return made
 
@@ -147,6 +148,14 @@ def adam(
 
     Source: Kingma & Ba (2015), arXiv 1412.6980.
 
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(2, 1))  # of two networks
+        >>> update = adam([0.1, 0.02])([weight])
+        >>> weight.grad = torch.tensor([[5.0], [1e-8]])
+        >>> update.step()
+        >>> [round(value, 6) for value in weight.flatten().tolist()]
+        [-0.1, -0.01]
+
     """
     return rated(torch.optim.Adam, learning_rate, betas=betas, eps=eps)
 
@@ -167,6 +176,14 @@ def rmsprop(
             own for its others.
 
     Source: Tieleman & Hinton (2012), lecture 6.5 of "Neural Networks for Machine Learning".
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> update = rmsprop(0.01)([weight])
+        >>> weight.grad = torch.ones(1)
+        >>> update.step()
+        >>> round(weight.item(), 6)
+        -0.1
 
     """
     return rated(torch.optim.RMSprop, learning_rate, alpha=alpha, eps=eps)
