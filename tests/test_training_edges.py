@@ -64,9 +64,6 @@ def test_the_edge_is_where_the_matrix_s_radius_is_1(rule: str, beta: float) -> N
 @pytest.mark.breaks(
     "companion/training/edges.py", "optimizer(rates)([x])", "optimizer(rates[:1] * len(rates))([x])"
 )
-@pytest.mark.breaks(
-    "companion/training/edges.py", "second.amax(0) < first.amax(0)", "second[-1] < first[0]"
-)
 @pytest.mark.parametrize("rule", edges.RULES)
 def test_a_descent_is_the_matrix_again_and_again(rule: str) -> None:
     beta = 0.6
@@ -98,11 +95,16 @@ def test_a_descent_is_the_matrix_again_and_again(rule: str) -> None:
                 )
 
 
+@pytest.mark.breaks(
+    "companion/training/edges.py", "second.amax(0) < first.amax(0)", "second[-1] < first[0]"
+)
 def test_adam_s_edge_is_38_with_its_own_update_and_what_it_divides_by_held() -> None:
     found = training.descend_quadratic(
         partial(training.adam, eps=1.0),
-        curvatures=[1.0], learning_rates=[37.5, 38.5], steps=1000, start=TINY,
+        curvatures=[1.0], learning_rates=[37.5, 38.5], steps=300, start=TINY,
     )  # fmt: skip
+    # Adam's first steps are long, by its correction: the one that decays is still farther out.
+    assert (found.distances[-1].abs() > TINY).all()
     assert found.decays.flatten().tolist() == [True, False]
     growth = (found.distances[-1, 1, 0] / found.distances[-51, 1, 0]).abs() ** (1 / 50)
     assert growth.item() == pytest.approx(radius("adam", 38.5, 0.9), rel=1e-3)
