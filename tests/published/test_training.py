@@ -73,10 +73,10 @@ def sharpening(rate: float, steps: int) -> tuple[Record, Tensor]:
 
 
 def test_p35_training_stays_at_the_edge_of_stability() -> None:
-    record, found = sharpening(0.2, 800)
-    late = found[record.steps >= 500]
-    # Each record is of a swing about 2/η = 10; measured 9.8 to 10.3 at one, and 9.99 to 10.11 in
-    # the mean over them.
+    record, found = sharpening(0.2, 600)
+    late = found[record.steps >= 400]
+    # Each record is of a swing about 2/η = 10; measured 9.86 to 10.46 at one, and 10.04 to 10.10
+    # in the mean over them.
     assert ((late - 10).abs() < 0.6).all()
     assert late.mean(0).tolist() == pytest.approx([10] * 3, abs=0.25)
     assert (record.loss[-1] < 0.1 * record.loss[0]).all()
