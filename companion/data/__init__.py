@@ -1,6 +1,7 @@
 """Real data, split once and for all, and synthetic data that a seed decides."""
 
 from companion.data.draws import generator, manual_seed, normal
+from companion.data.scaling import condition_number, scaled
 from companion.data.sets import (
     Split,
     digits,
@@ -8,8 +9,10 @@ from companion.data.sets import (
 
 __all__ = [
     "Split",
+    "condition_number",
     "digits",
     "generator",
     "manual_seed",
     "normal",
+    "scaled",
 ]

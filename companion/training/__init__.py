@@ -1,6 +1,13 @@
-"""A training loop that keeps a record of every layer."""
+"""A training loop that keeps a record of every layer, and what an optimizer can do about a rate."""
 
-from companion.training.hessian import curvature
+from companion.training.edges import (
+    Catapult,
+    Descent,
+    catapult,
+    descend_quadratic,
+    edge,
+)
+from companion.training.hessian import curvature, sharpness
 from companion.training.loop import (
     Record,
     Snapshot,
@@ -10,16 +17,39 @@ from companion.training.loop import (
 from companion.training.optimizers import (
     adam,
     adam_with_warmup,
+    rated,
+    rmsprop,
     sgd,
 )
+from companion.training.schedules import (
+    cosine,
+    scheduled,
+    step_decay,
+    warmup,
+)
+from companion.training.sweep import Sweep, rate_sweep
 
 __all__ = [
+    "Catapult",
+    "Descent",
     "Record",
     "Snapshot",
     "Stop",
+    "Sweep",
     "adam",
     "adam_with_warmup",
+    "catapult",
+    "cosine",
     "curvature",
+    "descend_quadratic",
+    "edge",
+    "rate_sweep",
+    "rated",
+    "rmsprop",
+    "scheduled",
     "sgd",
+    "sharpness",
+    "step_decay",
     "train",
+    "warmup",
 ]
