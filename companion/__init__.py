@@ -14,6 +14,7 @@ of its name. Below those of the chapters stand the tools that several of them us
 * :mod:`companion.monitor` -- what happens in your own network while it trains, nearly free
 * :mod:`companion.diagnosis` -- from what a monitor saw to a named fault, and what to try
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
+* :mod:`companion.precision` -- number formats, what of a gradient they lose, and loss scaling
 * :mod:`companion.transformers` -- blocks with the norm before or after the sum, attention alone
 
 * :mod:`companion.meanfield` -- mean-field theory: what depth does to lengths and gradients
@@ -57,6 +58,7 @@ __all__ = [
     "normalization",
     "phase",
     "plots",
+    "precision",
     "products",
     "propagation",
     "residuals",
