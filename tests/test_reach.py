@@ -22,7 +22,8 @@ FILES = {
     "def early():\n    return KNOWN\n"
     "def late():\n    return companion.low.Z\n"
     "@register\ndef entered():\n    return 4\n",
-    "companion/house/register.py": "def register(f):\n    return f\nif True:\n    register(len)\n",
+    "companion/house/register.py": "def register(f):\n    return f\nif True:\n    register(len)\n"
+    "@register\ndef own():\n    return 6\nHELD = {}\nHELD['x'] = 7\nregister.mark: int = 8\n",
 }
 
 
@@ -67,6 +68,9 @@ LATE = "from companion import a\na.g()"
         # what runs when the module is loaded: under a decorator, below an `if`
         (ENTRANCE, "companion/house/inner.py", "return 4", "return 5", False),
         (ENTRANCE, "companion/house/register.py", "register(len)", "register(abs)", False),
+        (ENTRANCE, "companion/house/register.py", "return 6", "return 7", False),
+        (ENTRANCE, "companion/house/register.py", "['x'] = 7", "['x'] = 8", False),
+        (ENTRANCE, "companion/house/register.py", "mark: int = 8", "mark: int = 9", False),
         # a module that is handed on is used as a whole, with what it passes on
         (WHOLE, "companion/low.py", "Z = None", "Z = ''", False),
         (WHOLE, "companion/house/inner.py", "KNOWN = {}", "KNOWN = {1: 2}", False),

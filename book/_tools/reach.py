@@ -89,13 +89,13 @@ def read(tree: ast.Module, known: Iterable[str]) -> File:
             continue
         if isinstance(statement, Definition):
             found.statements.setdefault(statement.name, []).append(statement)
-            decorators = [name for each in statement.decorator_list for name, *_ in chains(each)]
-            if set(decorators) & found.aliases.keys():
+            decorators = {name for each in statement.decorator_list for name, *_ in chains(each)}
+            if decorators & (found.aliases.keys() | found.statements.keys()):
                 found.effects.append(statement)
             continue
         for name in bound(statement):
             found.statements.setdefault(name, []).append(statement)
-        if not isinstance(statement, ast.Assign | ast.AnnAssign):
+        if not (isinstance(statement, ast.Assign | ast.AnnAssign) and only_binds(statement)):
             found.effects.append(statement)
     return found
 
@@ -133,6 +133,13 @@ def bound(statement: ast.stmt) -> set[str]:
     nodes = list(ast.walk(statement))
     stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return stored | {n.name for n in nodes if isinstance(n, Definition)}
+
+
+def only_binds(statement: ast.Assign | ast.AnnAssign) -> bool:
+    """Return whether an assignment binds names only, and changes no entry or attribute."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    nodes = [node for target in targets for node in ast.walk(target)]
+    return not any(isinstance(node, ast.Attribute | ast.Subscript) for node in nodes)
 
 
 def chains(node: ast.AST) -> Iterator[list[str]]:

@@ -212,7 +212,7 @@ def rounded(values: Tensor, number_format: FormatName | Format) -> Tensor:
     Returns:
         (...) of the values' type; zero is +0. What is nearer to 2^(e_max + 1) than to the largest
         number, or in the middle, becomes ±∞ in the formats that have it. E4M3 has none: there all
-        that is too large becomes ±448, ∞ as well, as in torch 2.13 (earlier versions: nan).
+        that is too large becomes ±448, ∞ as well, as in torch 2.13 (others were not tried).
 
     Raises:
         TypeError: if ``values`` is not a tensor in float32 or float64.
