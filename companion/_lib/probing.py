@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from companion._lib.side_by_side import Loss, forward, is_plain, losses_of
+
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -47,12 +48,14 @@ class Probes:
         shapes: of one example, by the names of the modules in the order in which they run.
         values: the zeros that are being added, by name.
         outputs: what the modules have returned since, with the zeros added.
+        plain: whether the modules are the layers of a model that runs without vmap.
 
     """
 
     shapes: dict[str, torch.Size] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    plain: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,6 +89,19 @@ class Probes:
 
         return probed_loss
 
+    def losses(self, model: nn.Module, loss: Loss) -> Callable[..., Tensor]:
+        """Return the losses (S,) of S stacked networks as a function of the same."""
+        through_vmap = vmap(self.loss(model, loss))
+
+        def each(
+            parameters: dict[str, Tensor], probes: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> Tensor:
+            if not self.plain or x.dim() != 3:
+                return through_vmap(parameters, probes, x, y)
+            return losses_of(loss, forward(model, parameters, x, probes), y)
+
+        return each
+
 
 @contextmanager
 def probed(model: nn.Module, example: Tensor, modules: Modules | None = None) -> Iterator[Probes]:
@@ -97,7 +113,7 @@ def probed(model: nn.Module, example: Tensor, modules: Modules | None = None) ->
         modules: by name; the linear and convolutional layers if None.
 
     """
-    probes = Probes()
+    probes = Probes(plain=modules is None and is_plain(model))
 
     def hook(name: str, _entering: Tensor, output: Tensor) -> Tensor:
         probes.shapes.setdefault(name, output.shape[1:])

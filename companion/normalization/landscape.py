@@ -18,12 +18,12 @@ from typing import NamedTuple, Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from companion import backprop, training
 from companion._lib.arguments import non_negative, one_of, positive_integer
 from companion._lib.norms import vector_norm
 from companion._lib.probing import Loss
+from companion._lib.side_by_side import losses_of, running
 from companion._lib.stacking import norms, stack
 from companion.activations import Activation
 from companion.data import Split
@@ -183,16 +183,14 @@ def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
 def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Tensors]:
     """Return what takes stacked parameters and batches to losses and gradients, and the first."""
     skeleton, start = stack(list(models))
-
-    def one(parameters: Tensors, inputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(functional_call(skeleton, parameters, (inputs,)), targets)
+    run = running(skeleton)
 
     def differentiate(
         parameters: Tensors, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensors]:
         # No network's loss depends on another's parameters, so their sum has all the gradients.
         leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        value = vmap(one)(leaves, inputs, targets)
+        value = losses_of(loss, run(leaves, inputs), targets)
         found = torch.autograd.grad(value.sum(), list(leaves.values()))
         return value.detach(), dict(zip(leaves, found, strict=True))
 
@@ -403,12 +401,11 @@ def covariate_shift(
     if not 2 <= positive_integer("layer", layer) <= len(linear):
         raise ValueError(f"layer must be from 2 to {len(linear)}, got {layer}")
     place = linear[layer - 1]
-    head, name = models[0][:place], f"{place}.weight"
+    enter, name = running(models[0][:place]), f"{place}.weight"
     below = [n for n in start if int(n.split(".")[0]) < place]
 
     def entering(parameters: Tensors, inputs: Tensor) -> Tensor:
-        lower = {n: parameters[n] for n in below}
-        return vmap(lambda state, x: functional_call(head, state, (x,)))(lower, inputs)
+        return enter({n: parameters[n] for n in below}, inputs)
 
     relative = None if share is None else non_negative("share", share)
 

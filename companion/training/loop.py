@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
 from companion._lib import random
 from companion._lib.arguments import positive_integer
 from companion._lib.probing import Loss, probed
 from companion._lib.progress import bar
+from companion._lib.side_by_side import Run, losses_of, running
 from companion._lib.stacking import clipped, norms, stack, unstack
 from companion.data import Split
 
@@ -157,10 +157,11 @@ def train(
     stopped: list[Stop | None] = [None] * len(models)
     rows: list[dict[str, Tensor]] = []
     observed: list[Any] = []
+    run = running(skeleton, shared=True)
 
     # Two examples: batch norm refuses one.
     with probed(skeleton, data.train_inputs[:2]) as probing:
-        losses = vmap(probing.loss(skeleton, loss))
+        losses = probing.losses(skeleton, loss)
         for step in bar(range(steps + 1), "training", show=progress):
             batch = next(drawn)
             recording = step % record_every == 0 or step == steps
@@ -171,7 +172,7 @@ def train(
                 found = _differentiate(losses, parameters, probing.zeros(batch[0]), *batch)
             if recording:
                 row = _measure(step, parameters, start, found)
-                row |= _test(skeleton, parameters, loss, data)
+                row |= _test(run, parameters, loss, data)
                 rows.append(row if not rows else _hold(row, rows[-1], stopped, step))
                 if observe is not None:
                     observed.append(observe(_snapshot(step, parameters, found, *batch)))
@@ -288,22 +289,17 @@ def _measure(
         }
 
 
-def _test(
-    model: nn.Module, parameters: dict[str, Tensor], loss: Loss, data: Split
-) -> dict[str, Tensor]:
+def _test(run: Run, parameters: dict[str, Tensor], loss: Loss, data: Split) -> dict[str, Tensor]:
     if len(data.test_inputs) == 0:
         return {}
-
-    def score(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        outputs = functional_call(model, state, (data.test_inputs,))
-        found = {"test_loss": loss(outputs, data.test_targets)}
-        if not data.test_targets.is_floating_point():
-            right = outputs.argmax(-1) == data.test_targets
-            found["test_accuracy"] = right.to(outputs.dtype).mean()
-        return found
-
     with torch.no_grad():
-        return vmap(score)(parameters)
+        outputs = run(parameters, data.test_inputs)
+        targets = data.test_targets.expand(len(outputs), *data.test_targets.shape)
+        found = {"test_loss": losses_of(loss, outputs, targets)}
+        if not targets.is_floating_point():
+            right = outputs.argmax(-1) == targets
+            found["test_accuracy"] = right.to(outputs.dtype).flatten(1).mean(1)
+    return found
 
 
 def _hold(
