@@ -14,7 +14,6 @@ from companion._lib.side_by_side import is_plain, losses_of, running
 from companion._lib.stacking import stack
 
 CROSS_ENTROPY = nn.functional.cross_entropy
-PLACE = "companion/_lib/side_by_side.py"
 
 
 def batch_norm(*, affine: bool = True, eps: float = 1e-5) -> nn.BatchNorm1d:
@@ -54,11 +53,15 @@ def compared(model: nn.Module, parameters: dict[str, Tensor], run: Callable[...,
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.breaks(PLACE, "type(part) in ENTRY_BY_ENTRY", "False")
-@pytest.mark.breaks(PLACE, "not part.track_running_stats", "False")
-@pytest.mark.breaks(PLACE, "y = x_hat.mT.unflatten(0", "y = x_hat.unflatten(1")
-@pytest.mark.breaks(PLACE, "training=True, eps=eps", "training=True")
-@pytest.mark.breaks(PLACE, "part.normalized_shape, eps=part.eps", "part.normalized_shape")
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "type(part) in ENTRY_BY_ENTRY", "False")
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "not part.track_running_stats", "False")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "y = x_hat.mT.unflatten(0", "y = x_hat.unflatten(1"
+)
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "training=True, eps=eps", "training=True")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "part.normalized_shape, eps=part.eps", "part.normalized_shape"
+)
 @pytest.mark.parametrize("name", PLAIN)
 def test_it_runs_as_vmap_does_to_the_last_bit(name: str) -> None:
     model, parameters = stacked(PLAIN[name])
@@ -67,7 +70,7 @@ def test_it_runs_as_vmap_does_to_the_last_bit(name: str) -> None:
     compared(model, parameters, running(model))
 
 
-@pytest.mark.breaks(PLACE, "None if shared else 0", "0")
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "None if shared else 0", "0")
 @pytest.mark.parametrize("name", PLAIN)
 def test_inputs_may_be_the_same_for_all(name: str) -> None:
     model, parameters = stacked(PLAIN[name])
@@ -100,12 +103,18 @@ def twice() -> nn.Sequential:
     return nn.Sequential(layer, nn.Tanh(), layer)
 
 
-@pytest.mark.breaks(PLACE, "type(model) is not nn.Sequential or ", "")
-@pytest.mark.breaks(PLACE, " or len(list(model.named_children())) != len(model)", "")
-@pytest.mark.breaks(PLACE, " and not _hooked(part)", "")
-@pytest.mark.breaks(PLACE, "type(part) is nn.Linear", "isinstance(part, nn.Linear)")
-@pytest.mark.breaks(PLACE, "return not part.inplace", "return True")
-@pytest.mark.breaks(PLACE, "return len(part.normalized_shape) == 1", "return True")
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "type(model) is not nn.Sequential or ", "")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", " or len(list(model.named_children())) != len(model)", ""
+)
+@pytest.mark.breaks("companion/_lib/side_by_side.py", " and not _hooked(part)", "")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "type(part) is nn.Linear", "isinstance(part, nn.Linear)"
+)
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "return not part.inplace", "return True")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "return len(part.normalized_shape) == 1", "return True"
+)
 @pytest.mark.parametrize(
     "model",
     [
@@ -126,7 +135,9 @@ def test_what_it_does_not_know_goes_through_vmap(model: nn.Module) -> None:
     assert not is_plain(model)
 
 
-@pytest.mark.breaks(PLACE, "not plain or inputs.dim() != dimensions", "not plain")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "not plain or inputs.dim() != dimensions", "not plain"
+)
 def test_inputs_with_more_dimensions_go_through_vmap() -> None:
     model, parameters = stacked(PLAIN["without bias"])
     inputs = normal(3, 4, 2, 6)
@@ -134,7 +145,7 @@ def test_inputs_with_more_dimensions_go_through_vmap() -> None:
     assert torch.equal(running(model)(parameters, inputs), expected)
 
 
-@pytest.mark.breaks(PLACE, "x = x + added[name]", "pass")
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "x = x + added[name]", "pass")
 def test_what_is_added_to_outputs_is_where_hooks_add_it() -> None:
     model, parameters = stacked(PLAIN["batch norm"])
     inputs, labels = normal(3, 9, 6), torch.arange(27).view(3, 9) % 3
@@ -151,8 +162,12 @@ def test_what_is_added_to_outputs_is_where_hooks_add_it() -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.breaks(PLACE, "(targets != -100).sum(1)", "targets.shape[1]")
-@pytest.mark.breaks(PLACE, "loss is not nn.functional.cross_entropy or ", "")
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "(targets != -100).sum(1)", "targets.shape[1]"
+)
+@pytest.mark.breaks(
+    "companion/_lib/side_by_side.py", "loss is not nn.functional.cross_entropy or ", ""
+)
 @pytest.mark.parametrize("ignored", [0, 4, 9])
 @pytest.mark.parametrize(
     "loss", [CROSS_ENTROPY, lambda x, y: CROSS_ENTROPY(x, y, reduction="sum")], ids=["mean", "sum"]

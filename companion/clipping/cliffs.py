@@ -9,10 +9,12 @@ Sources: Pascanu, Mikolov & Bengio (2013), arXiv 1211.5063; Zhang et al. (2020),
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from companion._lib import random
 from companion._lib.arguments import non_negative, positive_integer
@@ -29,7 +31,7 @@ def cliff(points: Tensor, *, steps: int = 50, target: float = 0.7) -> Tensor:
         target: what σ(h_T) should be.
 
     Returns:
-        (...) the losses.
+        (...) the losses, which can be differentiated once.
 
     Raises:
         TypeError: if ``steps`` is not a whole number.
@@ -45,10 +47,35 @@ def cliff(points: Tensor, *, steps: int = 50, target: float = 0.7) -> Tensor:
     if points.dim() == 0 or points.shape[-1] != 2:
         raise ValueError(f"points must have the shape (..., 2), got {tuple(points.shape)}")
     w, b = points.unbind(-1)
-    h = torch.full_like(w, START)
-    for _ in range(positive_integer("steps", steps)):
-        h = w * h.sigmoid() + b
-    return (h.sigmoid() - target) ** 2
+    last = _Unrolled.apply(w, b, positive_integer("steps", steps))
+    return (last.sigmoid() - target) ** 2
+
+
+class _Unrolled(Function):
+    """h_T of the unit h_t = w·σ(h_{t−1}) + b, with its way back written out.
+
+    With δ_T the gradient at h_T, δ_{t−1} = σ′(h_{t−1})·w·δ_t; ∂L/∂w = Σ δ_t·σ(h_{t−1}), and
+    ∂L/∂b = Σ δ_t. A graph of fifty steps, which is made and used once, takes three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, b: Tensor, steps: int) -> Tensor:  # noqa: ANN401
+        h, outputs = torch.full_like(w, START), []
+        for _ in range(steps):
+            outputs.append(h.sigmoid())
+            h = w * outputs[-1] + b
+        ctx.save_for_backward(w, *outputs)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN401
+        w, *outputs, last = ctx.saved_tensors
+        to_w, to_b = delta * last, delta
+        for output in reversed(outputs):
+            delta = torch.ops.aten.sigmoid_backward(delta * w, last)
+            to_w, to_b, last = to_w + delta * output, to_b + delta, output
+        return to_w, to_b, None
 
 
 def on_the_edge(w: Tensor) -> Tensor:
@@ -231,15 +258,16 @@ def fastest(
     pairs = torch.cartesian_prod(rates, norms)
     x = size * _shares(starts, seed).expand(len(pairs), -1)
     for step in range(limit + 1):
-        gradient = 4 * x**3
+        gradient = (x**3).mul_(4)  # in place, as below: new memory would take most of the time
         arrived = (gradient.abs() <= tolerance).all(1)
         if arrived.any():
             rate, norm = pairs[arrived.nonzero()[0, 0]].tolist()
             return Fastest(steps=step, learning_rate=rate, max_norm=norm)
-        x = x - pairs[:, :1] * gradient.clamp(-pairs[:, 1:], pairs[:, 1:])
-        # Twice as far out as it began, no start is on its way home.
-        going = x.isfinite().all(1) & (x.abs() <= 2 * size).all(1)
-        pairs, x = pairs[going], x[going]
-        if len(pairs) == 0:
+        x -= gradient.clamp_(-pairs[:, 1:], pairs[:, 1:]).mul_(pairs[:, :1])
+        # Twice as far out as it began, or no number, no start is on its way home.
+        going = (x.abs() <= 2 * size).all(1)
+        if not going.any():
             break
+        if not going.all():
+            pairs, x = pairs[going], x[going]
     raise ValueError(f"none of the choices brought every start home within {limit} steps")

@@ -31,7 +31,7 @@ from companion.normalization.norms import NORMS, Norm, norm_module
 from companion.training import Snapshot
 
 Tensors = dict[str, Tensor]
-Differentiate = Callable[[Tensors, Tensor, Tensor], tuple[Tensor, Tensors]]
+Differentiate = Callable[..., tuple[Tensor, Tensors]]
 
 
 def networks(
@@ -181,16 +181,20 @@ def _checked_steps(step_sizes: Sequence[float]) -> list[float]:
 
 
 def _differentiation(models: Sequence[nn.Module], loss: Loss) -> tuple[Differentiate, Tensors]:
-    """Return what takes stacked parameters and batches to losses and gradients, and the first."""
+    """Return what takes stacked parameters and batches to losses and gradients, and the first.
+
+    Gradients are those of all parameters, or ``of`` the one with a name.
+    """
     skeleton, start = stack(list(models))
     run = running(skeleton)
 
     def differentiate(
-        parameters: Tensors, inputs: Tensor, targets: Tensor
+        parameters: Tensors, inputs: Tensor, targets: Tensor, of: str | None = None
     ) -> tuple[Tensor, Tensors]:
         # No network's loss depends on another's parameters, so their sum has all the gradients.
-        leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-        value = losses_of(loss, run(leaves, inputs), targets)
+        wanted = parameters if of is None else {of: parameters[of]}
+        leaves = {name: p.detach().requires_grad_() for name, p in wanted.items()}
+        value = losses_of(loss, run(parameters | leaves, inputs), targets)
         found = torch.autograd.grad(value.sum(), list(leaves.values()))
         return value.detach(), dict(zip(leaves, found, strict=True))
 
@@ -316,11 +320,12 @@ def _followed(
     """Train copies, and return each of what is measured of S networks, stacked as (T, S, …)."""
     rate = non_negative("learning_rate", learning_rate)
     every = positive_integer("measure_every", measure_every)
+    steps = positive_integer("steps", steps)
     record = training.train(
         copy.deepcopy(list(models)),
         data._replace(test_inputs=data.test_inputs[:0]),  # there is nothing to test
         optimizer=training.sgd([rate] * len(models)),  # rounds η∇L before it subtracts, as _moved
-        steps=steps,
+        steps=max(steps // every * every, 1),  # what comes behind the last measurement is not seen
         loss=loss,
         batch_size=batch_size,
         record_every=every,
@@ -416,7 +421,7 @@ def covariate_shift(
         size = rate if relative is None else relative * unit
         mixed = now.parameters | _moved(here, slope, size)
         gradient = now.gradients[name]
-        change = differentiate(mixed, now.inputs, now.targets)[1][name] - gradient
+        change = differentiate(mixed, now.inputs, now.targets, name)[1][name] - gradient
         before, after = entering(now.parameters, now.inputs), entering(mixed, now.inputs)
         spread = before.std(1)
         shift = (after.mean(1) - before.mean(1)).abs() / spread

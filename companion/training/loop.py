@@ -151,7 +151,7 @@ def train(
     start = {name: value.detach().clone() for name, value in parameters.items()}
     steps = positive_integer("steps", steps)
     record_every = positive_integer("record_every", record_every)
-    bounds = None if max_norm is None else _bounds(max_norm, len(models))
+    bounds = _bounds(max_norm, len(models))
     drawn = batches(data, batch_size, _generators(seed, len(models)))
     update = optimizer(list(parameters.values()))
     stopped: list[Stop | None] = [None] * len(models)
@@ -315,15 +315,17 @@ def _hold(
     return row
 
 
-def _bounds(max_norm: float | Sequence[float], networks: int) -> Tensor:
-    """Return the threshold of each network."""
+def _bounds(max_norm: float | Sequence[float] | None, networks: int) -> Tensor | None:
+    """Return the threshold of each network, or None where none is clipped."""
+    if max_norm is None:
+        return None
     bounds = torch.as_tensor(max_norm, dtype=torch.float64)
     if bounds.shape not in {(), (networks,)} or not (bounds >= 0).all():
         raise ValueError(
             f"max_norm must be a number of at least 0 or one for each of {networks} models, "
             f"got {max_norm!r}"
         )
-    return bounds.expand(networks)
+    return None if bounds.isinf().all() else bounds.expand(networks)
 
 
 def _clipped(gradients: dict[str, Tensor], bounds: Tensor | None) -> dict[str, Tensor]:

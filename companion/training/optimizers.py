@@ -29,6 +29,17 @@ class _RatedSGD(torch.optim.SGD):
         super().step()
 
 
+def _rates(learning_rate: Sequence[float], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the rate of each network, once it is known that there is one for each."""
+    rates = torch.tensor(learning_rate, dtype=torch.float64)
+    if rates.shape != parameters[0].shape[:1] or not (rates >= 0).all():
+        raise ValueError(
+            f"learning_rate must be a number of at least 0 or one for each of "
+            f"{len(parameters[0])} models, got {learning_rate!r}"
+        )
+    return rates
+
+
 def sgd(
     learning_rate: float | Sequence[float], momentum: float = 0.0
 ) -> Callable[[Iterable], torch.optim.Optimizer]:
@@ -44,16 +55,10 @@ def sgd(
     """
     if not isinstance(learning_rate, Sequence):
         return lambda parameters: torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
-    rates = torch.tensor(learning_rate, dtype=torch.float64)
 
     def optimizer(parameters: Iterable) -> torch.optim.Optimizer:
         parameters = list(parameters)
-        if rates.shape != parameters[0].shape[:1] or not (rates >= 0).all():
-            raise ValueError(
-                f"learning_rate must be a number of at least 0 or one for each of "
-                f"{len(parameters[0])} models, got {learning_rate!r}"
-            )
-        return _RatedSGD(parameters, rates, momentum)
+        return _RatedSGD(parameters, _rates(learning_rate, parameters), momentum)
 
     return optimizer
 
@@ -92,15 +97,10 @@ def rated(
     """
     if not isinstance(learning_rate, Sequence):
         return lambda parameters: kind(parameters, lr=learning_rate, **options)
-    rates = torch.tensor(learning_rate, dtype=torch.float64)
 
     def optimizer(parameters: Iterable) -> torch.optim.Optimizer:
         parameters = list(parameters)
-        if rates.shape != parameters[0].shape[:1] or not (rates >= 0).all():
-            raise ValueError(
-                f"learning_rate must be a number of at least 0 or one for each of "
-                f"{len(parameters[0])} models, got {learning_rate!r}"
-            )
+        rates = _rates(learning_rate, parameters)
         largest = rates.max().item()
         shares = rates / largest if largest > 0 else rates
         return _sharing(kind(parameters, lr=largest, **options), parameters, shares)
