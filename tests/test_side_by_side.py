@@ -10,7 +10,7 @@ from torch.func import functional_call, vmap
 
 from companion._lib import side_by_side
 from companion._lib.probing import probed
-from companion._lib.side_by_side import is_plain, losses_of, running
+from companion._lib.side_by_side import losses_of, plain_layers, running
 from companion._lib.stacking import stack
 
 CROSS_ENTROPY = nn.functional.cross_entropy
@@ -65,8 +65,9 @@ def compared(model: nn.Module, parameters: dict[str, Tensor], run: Callable[...,
 @pytest.mark.parametrize("name", PLAIN)
 def test_it_runs_as_vmap_does_to_the_last_bit(name: str) -> None:
     model, parameters = stacked(PLAIN[name])
-    assert is_plain(model)
-    compared(model, parameters, lambda own, x: side_by_side.forward(model, own, x))
+    row = plain_layers(model)
+    assert row is not None
+    compared(model, parameters, lambda own, x: side_by_side.forward(row, own, x))
     compared(model, parameters, running(model))
 
 
@@ -132,7 +133,7 @@ def twice() -> nn.Sequential:
     ids=str,
 )
 def test_what_it_does_not_know_goes_through_vmap(model: nn.Module) -> None:
-    assert not is_plain(model)
+    assert plain_layers(model) is None
 
 
 @pytest.mark.breaks(
@@ -145,15 +146,15 @@ def test_inputs_with_more_dimensions_go_through_vmap() -> None:
     assert torch.equal(running(model)(parameters, inputs), expected)
 
 
-@pytest.mark.breaks("companion/_lib/side_by_side.py", "x = x + added[name]", "pass")
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "x = x + added[layer.name]", "pass")
 def test_what_is_added_to_outputs_is_where_hooks_add_it() -> None:
     model, parameters = stacked(PLAIN["batch norm"])
     inputs, labels = normal(3, 9, 6), torch.arange(27).view(3, 9) % 3
     found = []
     for plain in (True, False):
         with probed(model, inputs[0]) as probing:
-            assert probing.plain
-            probing.plain = plain
+            assert probing.row is not None
+            probing.row = probing.row if plain else None
             zeros = probing.zeros(inputs)
             losses = probing.losses(model, CROSS_ENTROPY)(parameters, zeros, inputs, labels)
             found.append(torch.autograd.grad(losses.sum(), list(zeros.values())))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from companion._lib.side_by_side import Loss, forward, is_plain, losses_of
+from companion._lib.side_by_side import Layer, Loss, forward, losses_of, plain_layers
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -48,14 +48,14 @@ class Probes:
         shapes: of one example, by the names of the modules in the order in which they run.
         values: the zeros that are being added, by name.
         outputs: what the modules have returned since, with the zeros added.
-        plain: whether the modules are the layers of a model that runs without vmap.
+        row: the layers of a model that can run without vmap, or None.
 
     """
 
     shapes: dict[str, torch.Size] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    plain: bool = False
+    row: list[Layer] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,9 +96,9 @@ class Probes:
         def each(
             parameters: dict[str, Tensor], probes: dict[str, Tensor], x: Tensor, y: Tensor
         ) -> Tensor:
-            if not self.plain or x.dim() != 3:
+            if self.row is None or x.dim() != 3:
                 return through_vmap(parameters, probes, x, y)
-            return losses_of(loss, forward(model, parameters, x, probes), y)
+            return losses_of(loss, forward(self.row, parameters, x, probes), y)
 
         return each
 
@@ -113,7 +113,7 @@ def probed(model: nn.Module, example: Tensor, modules: Modules | None = None) ->
         modules: by name; the linear and convolutional layers if None.
 
     """
-    probes = Probes(plain=modules is None and is_plain(model))
+    probes = Probes(row=plain_layers(model) if modules is None else None)
 
     def hook(name: str, _entering: Tensor, output: Tensor) -> Tensor:
         probes.shapes.setdefault(name, output.shape[1:])

@@ -6,7 +6,8 @@ Of linear layers, norms and activations in a row these operators are known. They
 the same order, so that the numbers, and their gradients, are the same to the last bit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -36,22 +37,45 @@ def running(model: nn.Module, *, shared: bool = False) -> Run:
         return functional_call(model, parameters, (inputs,))
 
     through_vmap = vmap(one, in_dims=(0, None if shared else 0))
-    plain, dimensions = is_plain(model), 2 if shared else 3
+    row, dimensions = plain_layers(model), 2 if shared else 3
 
     def run(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        if not plain or inputs.dim() != dimensions:
+        if row is None or inputs.dim() != dimensions:
             return through_vmap(dict(parameters), inputs)
         count = len(next(iter(parameters.values())))
-        return forward(model, parameters, inputs.expand(count, *inputs.shape[-2:]))
+        return forward(row, parameters, inputs.expand(count, *inputs.shape[-2:]))
 
     return run
 
 
-def is_plain(model: nn.Module) -> bool:
-    """Return whether :func:`forward` can run a module: known layers in a row, without hooks."""
-    if type(model) is not nn.Sequential or len(list(model.named_children())) != len(model):
-        return False  # a layer that stands in two places is a child once
-    return all(_is_known(part) and not _hooked(part) for part in model) and not _hooked(model)
+class Layer(NamedTuple):
+    """One of the layers in a row.
+
+    Attributes:
+        module: what it does.
+        name: its name in the row.
+        weight: its parameter's name, whether it has one or not.
+        bias: likewise.
+
+    """
+
+    module: nn.Module
+    name: str
+    weight: str
+    bias: str
+
+
+def plain_layers(model: nn.Module) -> list[Layer] | None:
+    """Return the layers of a module that :func:`forward` can run, or None if it can not.
+
+    They are known ones in a row, without hooks.
+    """
+    children = list(model.named_children())
+    if type(model) is not nn.Sequential or len(children) != len(model):
+        return None  # a layer that stands in two places is a child once
+    if _hooked(model) or not all(_is_known(part) and not _hooked(part) for part in model):
+        return None
+    return [Layer(part, name, f"{name}.weight", f"{name}.bias") for name, part in children]
 
 
 def _is_known(part: nn.Module) -> bool:
@@ -69,7 +93,7 @@ def _hooked(part: nn.Module) -> bool:
 
 
 def forward(
-    model: nn.Module,
+    row: Iterable[Layer],
     parameters: Mapping[str, Tensor],
     inputs: Tensor,
     added: Mapping[str, Tensor] | None = None,
@@ -77,15 +101,15 @@ def forward(
     """Run networks on inputs (S, examples, features), and return their outputs.
 
     Args:
-        model: plain, as :func:`is_plain` says.
+        row: their layers, as :func:`plain_layers` lists them.
         parameters: by name, (S, …) of S networks.
         inputs: a batch for each.
         added: what to add to the outputs of layers, by their names.
 
     """
     x = inputs
-    for name, part in model.named_children():
-        weight, bias = (parameters.get(f"{name}.{kind}") for kind in ("weight", "bias"))
+    for layer in row:
+        part, weight, bias = layer.module, parameters.get(layer.weight), parameters.get(layer.bias)
         if isinstance(part, nn.Linear):
             assert weight is not None  # a linear layer has one
             x = _shifted(x @ weight.mT, bias)
@@ -96,8 +120,8 @@ def forward(
             x = _shifted(_scaled(x_hat, weight), bias)
         else:
             x = part(x)
-        if added and name in added:
-            x = x + added[name]
+        if added and layer.name in added:
+            x = x + added[layer.name]
     return x
 
 
