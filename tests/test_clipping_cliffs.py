@@ -28,6 +28,28 @@ def test_the_cliff_is_a_unit_unrolled() -> None:
     assert found.item() == pytest.approx(loss, rel=1e-12)
 
 
+@pytest.mark.breaks("companion/clipping/cliffs.py", "to_b + delta, output", "to_b, output")
+@pytest.mark.breaks("companion/clipping/cliffs.py", "to_w + delta * output", "to_w + output")
+@pytest.mark.breaks("companion/clipping/cliffs.py", "(delta * w, last)", "(delta, last)")
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_the_way_back_is_that_of_autograd_to_the_last_bit(steps: int) -> None:
+    points = torch.tensor([5.0, -2.6]) + 0.5 * normal(40, 2)
+    leaf = points.clone().requires_grad_()
+    w, b = leaf.unbind(-1)
+    h = torch.full_like(w, 0.5)
+    for _ in range(steps):
+        h = w * h.sigmoid() + b
+    (expected,) = torch.autograd.grad(((h.sigmoid() - 0.7) ** 2).sum(), leaf)
+    assert torch.equal(gradient(points, steps=steps), expected)
+
+
+def test_the_cliff_is_differentiated_once() -> None:
+    point = torch.tensor([5.0, -2.6]).requires_grad_()
+    (once,) = torch.autograd.grad(cliffs.cliff(point), point, create_graph=True)
+    with pytest.raises(RuntimeError, match="not have been used in the graph"):
+        torch.autograd.grad(once.sum(), point)
+
+
 @pytest.mark.breaks(
     "companion/clipping/cliffs.py",
     'powers = torch.arange(positive_integer("steps", steps)',
