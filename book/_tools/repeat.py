@@ -367,26 +367,40 @@ def outdated(path: Path, found: dict[str, Row]) -> list[str]:
 
 
 def again(path: Path, found: dict[str, Row]) -> list[str]:
-    """Run one repetition again, and carry over what it confirms; return what came out otherwise."""
-    claims = outdated(path, found)
-    if not claims:
-        return []
-    numbers = set.intersection(*(set(found[claim]["numbers"]) for claim in claims))
-    if not numbers:
-        return [f"{path.stem}: no repetition has all of {', '.join(claims)}: run some anew"]
-    at = commit(ROOT)  # each commit confirms another one
-    number = min(numbers, key=lambda each: hashlib.sha256(f"{at} {each}".encode()).digest())
-    _, row, reason = work(Job(str(path), number))
-    if row is None:
-        return [f"{path.stem}, repetition {number}: {reason}"]
-    told = []
-    for claim in claims:
-        before, now = found[claim]["failed"].get(number, []), row["claims"][claim]["failed"]
-        if before == now:
-            found[claim]["code"] = row["claims"][claim]["code"]
-        else:
-            told.append(f"{path.stem}, {claim}, repetition {number}: failed {before}, now {now}")
+    """Run repetitions again, and carry over what they confirm; return what came out otherwise.
+
+    It is one repetition for all claims where there is one that all of them have.
+    """
+    claims, told = outdated(path, found), []
+    while claims:
+        number, shared = _most_shared(claims, found)
+        claims = [claim for claim in claims if claim not in shared]
+        _, row, reason = work(Job(str(path), number))
+        if row is None:
+            told.append(f"{path.stem}, repetition {number}: {reason}")
+            continue
+        for claim in shared:
+            before, now = found[claim]["failed"].get(number, []), row["claims"][claim]["failed"]
+            if before == now:
+                found[claim]["code"] = row["claims"][claim]["code"]
+            else:
+                told.append(
+                    f"{path.stem}, {claim}, repetition {number}: failed {before}, now {now}"
+                )
     return told
+
+
+def _most_shared(claims: list[str], found: dict[str, Row]) -> tuple[int, list[str]]:
+    """Return the number of a repetition that as many claims have as any, and these claims."""
+    every = {number for claim in claims for number in found[claim]["numbers"]}
+    sharing = {n: [claim for claim in claims if n in found[claim]["numbers"]] for n in every}
+    most = max(len(shared) for shared in sharing.values())
+    at = commit(ROOT)  # each commit confirms another one
+    number = min(
+        (n for n, shared in sharing.items() if len(shared) == most),
+        key=lambda n: hashlib.sha256(f"{at} {n}".encode()).digest(),
+    )
+    return number, sharing[number]
 
 
 # ---------------------------------------------------------------- the command
