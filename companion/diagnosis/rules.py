@@ -462,6 +462,7 @@ LINKS = {
     "unstable through time": "lstms.html",
     "exploding": "initialization.html",
     "vanishing": "initialization.html",
+    "underflow": "precision.html",
 }
 
 # ---------------------------------------------------------------- the diagnosis

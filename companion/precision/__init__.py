@@ -1,4 +1,7 @@
-"""Number formats and what they cannot hold: flushed gradients, loss scales, lost updates."""
+"""Number formats and what they cannot hold: flushed gradients, loss scales, lost updates.
+
+Chapter: https://YOUR_ACCOUNT.github.io/gradients-at-depth/precision.html
+"""
 
 from companion.precision import sums
 from companion.precision.blocks import scaled_to
