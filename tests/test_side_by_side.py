@@ -71,7 +71,6 @@ def test_it_runs_as_vmap_does_to_the_last_bit(name: str) -> None:
     compared(model, parameters, running(model))
 
 
-@pytest.mark.breaks("companion/_lib/side_by_side.py", "None if shared else 0", "0")
 @pytest.mark.parametrize("name", PLAIN)
 def test_inputs_may_be_the_same_for_all(name: str) -> None:
     model, parameters = stacked(PLAIN[name])
@@ -142,6 +141,14 @@ def test_inputs_with_more_dimensions_go_through_vmap() -> None:
     inputs = normal(3, 4, 2, 6)
     expected = vmap(lambda own, x: functional_call(model, own, (x,)))(parameters, inputs)
     assert torch.equal(running(model)(parameters, inputs), expected)
+
+
+@pytest.mark.breaks("companion/_lib/side_by_side.py", "None if shared else 0", "0")
+def test_and_so_do_such_inputs_that_are_the_same_for_all() -> None:
+    model, parameters = stacked(PLAIN["without bias"])
+    inputs = normal(4, 2, 6)
+    expected = running(model)(parameters, inputs.expand(3, 4, 2, 6))
+    assert torch.equal(running(model, shared=True)(parameters, inputs), expected)
 
 
 @pytest.mark.breaks("companion/_lib/side_by_side.py", "x = x + added[layer.name]", "pass")
