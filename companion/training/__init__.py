@@ -7,6 +7,7 @@ from companion.training.edges import (
     descend_quadratic,
     edge,
 )
+from companion.training.finder import RangeTest, range_test
 from companion.training.hessian import curvature, sharpness
 from companion.training.loop import (
     Record,
@@ -32,6 +33,7 @@ from companion.training.sweep import Sweep, rate_sweep
 __all__ = [
     "Catapult",
     "Descent",
+    "RangeTest",
     "Record",
     "Snapshot",
     "Stop",
@@ -43,6 +45,7 @@ __all__ = [
     "curvature",
     "descend_quadratic",
     "edge",
+    "range_test",
     "rate_sweep",
     "rated",
     "rmsprop",
