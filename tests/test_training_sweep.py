@@ -57,12 +57,12 @@ def loop(
 
 @pytest.mark.breaks(
     "companion/training/sweep.py",
-    "[rate for rate in rates for _ in models]",
-    "[rate for _ in models for rate in rates]",
+    "each.flatten().tolist()",
+    "each.mT.flatten().tolist()",
 )
 @pytest.mark.breaks(
     "companion/training/sweep.py",
-    "[seed + i for _ in rates for i in range(len(models))]",
+    "[seed + i for _ in each for i in range(len(models))]",
     "[seed + i for i in range(len(runs))]",
 )
 @pytest.mark.breaks(
@@ -101,6 +101,16 @@ def test_a_sweep_is_the_loop(optimizer: Callable) -> None:
     assert found.finite.all()
     assert found.learning_rates.tolist() == RATES
     assert all(map(torch.equal, before, [p for model in models for p in model.parameters()]))
+
+
+def test_each_network_may_have_rates_of_its_own() -> None:
+    models, rates = [network(0), network(1)], torch.tensor([[0.02, 0.3], [0.3, 1.5]])
+    options = {"optimizer": training.sgd, "steps": 5, "batch_size": 9, "progress": False}
+    found = rate_sweep(models, data(), learning_rates=rates, **options)
+    every = rate_sweep(models, data(), learning_rates=RATES, **options)
+    expected = torch.stack([every.loss[[0, 1], [0, 1]], every.loss[[1, 2], [0, 1]]])
+    torch.testing.assert_close(found.loss, expected, rtol=1e-6, atol=0)
+    assert torch.equal(found.learning_rates, rates.double())
 
 
 @pytest.mark.breaks("companion/training/sweep.py", "torch.where(good, last, math.inf)", "last")
@@ -152,7 +162,10 @@ def test_gradients_are_clipped_as_train_does() -> None:
     ("change", "error", "message"),
     [
         ({"models": []}, ValueError, "at least one module"),
-        ({"learning_rates": []}, ValueError, "learning_rates needs at least one number, got none"),
+        ({"learning_rates": []}, ValueError, r"at least one number, .* got shape \(0,\)"),
+        ({"learning_rates": torch.ones(2, 3)}, ValueError, r"shape \(rates, 1\) .* \(2, 3\)"),
+        ({"learning_rates": torch.ones(1, 1, 1)}, ValueError, r"got shape \(1, 1, 1\)"),
+        ({"learning_rates": torch.tensor(0.1)}, ValueError, r"got shape \(\)"),
         ({"learning_rates": [0.1, -0.1]}, ValueError, "learning_rate must be"),
         ({"target": "low"}, TypeError, "target must be a number, got 'low'"),
         ({"target": math.nan}, ValueError, "target must be finite"),

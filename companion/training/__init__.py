@@ -22,6 +22,7 @@ from companion.training.optimizers import (
     rmsprop,
     sgd,
 )
+from companion.training.ratios import update_ratios
 from companion.training.schedules import (
     cosine,
     scheduled,
@@ -54,5 +55,6 @@ __all__ = [
     "sharpness",
     "step_decay",
     "train",
+    "update_ratios",
     "warmup",
 ]

@@ -20,7 +20,7 @@ class Sweep(NamedTuple):
     """What came of R learning rates with S networks each.
 
     Attributes:
-        learning_rates: (R,) in float64.
+        learning_rates: (R,) in float64, or (R, S) if each network had its own.
         loss: (R, S) on the whole training set after the last update; inf of a run that is not
             finite.
         finite: (R, S) whether every loss was finite, and this one is.
@@ -40,7 +40,7 @@ def rate_sweep(
     data: Split,
     *,
     optimizer: Callable[[Sequence[float]], Callable[[Iterable], torch.optim.Optimizer]],
-    learning_rates: Sequence[float],
+    learning_rates: Sequence[float] | Tensor,
     steps: int,
     target: float | None = None,
     loss: Loss = nn.functional.cross_entropy,
@@ -58,7 +58,8 @@ def rate_sweep(
         data: what to train on; its test part is not looked at.
         optimizer: from a list of rates, what ``train`` takes: ``training.adam`` is one, and
             ``lambda rates: training.scheduled(training.adam(rates), training.warmup(10))``.
-        learning_rates: R of them.
+        learning_rates: R of them; or a tensor (R, S), each network's own: rates that are measured
+            in 2/λ of each, say.
         steps: number of updates.
         target: the loss on a batch at which a run has arrived; None not to ask.
         loss: of (outputs, targets), averaged over the batch.
@@ -86,28 +87,33 @@ def rate_sweep(
 
     """
     models = [models] if isinstance(models, nn.Module) else list(models)
-    rates = [float(rate) for rate in learning_rates]
-    if not rates:
-        raise ValueError("learning_rates needs at least one number, got none")
+    rates = torch.as_tensor(learning_rates, dtype=torch.float64)
+    each = rates[:, None] if rates.dim() == 1 else rates
+    if each.shape[1:] not in {(1,), (len(models),)} or len(each) == 0:
+        raise ValueError(
+            f"learning_rates needs at least one number, or shape (rates, {len(models)}) to give "
+            f"each network its own, got shape {tuple(rates.shape)}"
+        )
+    each = each.expand(-1, len(models))
     bound = None if target is None else finite("target", target)
-    runs = [copy.deepcopy(model) for _ in rates for model in models]
+    runs = [copy.deepcopy(model) for _ in each for model in models]
     record = train(
         runs,
         data._replace(test_inputs=data.test_inputs[:0], test_targets=data.test_targets[:0]),
-        optimizer=optimizer([rate for rate in rates for _ in models]),
+        optimizer=optimizer(each.flatten().tolist()),
         steps=steps,
         loss=loss,
         batch_size=batch_size,
         max_norm=max_norm,
         record_every=steps if bound is None else record_every,
-        seed=[seed + i for _ in rates for i in range(len(models))],
+        seed=[seed + i for _ in each for i in range(len(models))],
         progress=progress,
     )
     last = _whole_loss(runs, data, loss, chunk=len(models))
     good = last.isfinite() & torch.tensor([stop is None for stop in record.stopped])
-    shape = (len(rates), len(models))
+    shape = each.shape
     return Sweep(
-        torch.tensor(rates, dtype=torch.float64),
+        rates,
         torch.where(good, last, math.inf).view(shape),
         good.view(shape),
         _arrival(record, bound).view(shape),
