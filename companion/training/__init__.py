@@ -1,4 +1,7 @@
-"""A training loop that keeps a record of every layer, and what an optimizer can do about a rate."""
+"""A training loop that keeps a record of every layer, and what an optimizer can do about a rate.
+
+Chapter: https://YOUR_ACCOUNT.github.io/gradients-at-depth/training.html
+"""
 
 from companion.training.edges import (
     Catapult,
