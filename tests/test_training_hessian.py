@@ -45,6 +45,27 @@ def test_it_is_the_largest_eigenvalue_of_each_network_s_hessian() -> None:
     torch.testing.assert_close(alone, found[1:2])
 
 
+@pytest.mark.breaks(
+    "companion/training/hessian.py", '"largest", largest, LARGEST) == "value"', '"a", "a", "a")'
+)
+def test_the_largest_with_its_sign_where_the_loss_bends_down_more() -> None:
+    models = backprop.classifiers("tanh", 2.0, 3, width=5, inputs=4, outputs=3, seeds=3)
+    inputs, targets = normal(20, 4, seed=8), torch.arange(20) % 3
+
+    def upside_down(outputs: Tensor, labels: Tensor) -> Tensor:
+        return -nn.functional.cross_entropy(outputs, labels)
+
+    options = {"loss": upside_down, "rounds": 40}
+    size = training.curvature(models, inputs, targets, **options)
+    value = training.curvature(models, inputs, targets, largest="value", **options)
+    for i, model in enumerate(models):
+        values = -whole(model, inputs, targets)
+        assert size[i].item() == pytest.approx(values.min().item(), rel=1e-2)
+        assert value[i].item() == pytest.approx(values.max().item(), rel=1e-6)
+    assert (size < 0).all()
+    assert (value > 0).all()
+
+
 def test_a_step_of_more_than_two_over_it_overshoots() -> None:
     inputs, targets = normal(30, 4, seed=8), normal(30, 2, seed=9)
     model, loss = nn.Linear(4, 2).double(), nn.functional.mse_loss

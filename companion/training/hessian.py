@@ -2,19 +2,22 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from companion._lib import random
-from companion._lib.arguments import positive_integer
+from companion._lib.arguments import one_of, positive_integer
 from companion._lib.norms import vector_norm
 from companion._lib.probing import Loss
 from companion._lib.stacking import stack
 from companion.training.loop import Snapshot
 
 Vector = dict[str, Tensor]
+Largest = Literal["size", "value"]
+LARGEST: tuple[Largest, ...] = get_args(Largest)
 
 
 def curvature(
@@ -24,6 +27,7 @@ def curvature(
     *,
     loss: Loss = nn.functional.cross_entropy,
     rounds: int = 20,
+    largest: Largest = "size",
     seed: int = 0,
 ) -> Tensor:
     """Return the largest curvature λ of the loss of each network, in any direction of its weights.
@@ -31,6 +35,7 @@ def curvature(
     It is the eigenvalue of the Hessian that is largest in size, by power iteration, which comes
     near it from below; negative where the loss bends down most. Along its direction a step of
     gradient descent multiplies a small distance by 1 − ηλ: where η > 2/|λ| the distance grows.
+    With ``largest="value"`` it is the largest with its sign, as :func:`sharpness` records it.
 
     Args:
         models: one module or several of the same architecture, as for
@@ -39,13 +44,15 @@ def curvature(
         targets: (examples, ...), what the loss takes.
         loss: of (outputs, targets).
         rounds: products with the Hessian.
+        largest: ``"size"``, or ``"value"``.
         seed: of the directions that it starts from; network i has ``seed + i``.
 
     Returns:
         (S,) of the parameters' type.
 
     Raises:
-        ValueError: if there is no model, or they are not built alike; or ``rounds`` is below 1.
+        ValueError: if there is no model, or they are not built alike; ``rounds`` is below 1, or
+            ``largest`` is another word.
         TypeError: if ``rounds`` is not a whole number.
 
     Example:
@@ -60,6 +67,9 @@ def curvature(
     parameters = {name: value.detach() for name, value in parameters.items()}
     bent = _bent(skeleton, inputs, targets, loss)
     vector, found = _directions(parameters, seed), torch.empty(0)
+    if one_of("largest", largest, LARGEST) == "value":
+        start, count = _flat(vector), positive_integer("rounds", rounds)
+        return _largest(lambda v: _flat(bent(parameters, _like(v, parameters))), start, count)[0]
     for _ in range(positive_integer("rounds", rounds)):
         vector = _of_length_one(vector)
         product = bent(parameters, vector)
