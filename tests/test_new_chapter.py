@@ -70,7 +70,7 @@ def test_its_entries_are_written_as_soon_as_it_says_what_it_is(
     section = teaching.partition(f"### [{TITLE}](sharpness.ipynb)\n")[2].partition("\n### ")[0]
     assert section.startswith("\n*60 minutes.* After it students can\n\n- round\n\nWhat many")
     assert teaching.index("](clipping.ipynb)\n\n*") < teaching.index("](sharpness.ipynb)\n\n*")
-    assert "9. [Sharpness](sharpness.ipynb): What it holds. 60 minutes.\n10. [Precision]" in (
+    assert "9. [Sharpness](sharpness.ipynb): What it holds. 60 minutes.\n10. [Training]" in (
         root / "book" / "intro.md"
     ).read_text(encoding="utf-8")
 
