@@ -1,6 +1,8 @@
 """Transformer blocks against torch's, theory against measurement, and attention by itself."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from companion import training
 from companion.data import digits
 from companion.training import adam_with_warmup
 from companion.transformers import (
+    PLACES,
     Attention,
     Design,
     flow,
@@ -45,20 +48,20 @@ def torchs(model: nn.Module, design: Design) -> nn.Sequential:
 
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
-    "return x + self.branch(self.norm(x))",
-    "return self.norm(x) + self.branch(self.norm(x))",
+    "out = x + out if self.design.stream_scale == 1",
+    "out = self.norm(x) + out if self.design.stream_scale == 1",
     case="1-pre",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
-    "return self.norm(x + self.branch(x))",
-    "return x + self.norm(self.branch(x))",
+    "self.branch(self.norm(x) if self.design.norms_input else x)",
+    "self.norm(self.branch(self.norm(x) if self.design.norms_input else x))",
     case="1-post",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
-    "q @ k.mT / math.sqrt(q.shape[-1])",
-    "q @ k.mT / math.sqrt(x.shape[-1])",
+    "logits = q @ k.mT * self.scale",
+    "logits = q @ k.mT / x.shape[-1] ** 0.5",
     case="2-pre",
 )
 @pytest.mark.parametrize("place", ["pre", "post"])
@@ -82,6 +85,152 @@ def test_without_a_norm_branches_are_just_added() -> None:
     x = normal(2, 4, 6)
     a = x + model.sublayers[0].branch(x)
     same(model(x).detach(), (a + model.sublayers[1].branch(a)).detach())
+
+
+def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
+    """What one attention gives for one sequence, token by token and head by head."""
+    q, k, v = (
+        (x @ part.weight.T + part.bias).unflatten(-1, (attention.heads, -1))
+        for part in (attention.query, attention.key, attention.value)
+    )
+    if isinstance(attention.query_norm, nn.LayerNorm):
+        q, k = (
+            (t - t.mean(-1, keepdim=True)) / (t.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+            for t in (q, k)
+        )
+    out = torch.zeros_like(x)
+    for token in range(len(x)):
+        seen = range(token + 1) if attention.causal else range(len(x))
+        for head in range(attention.heads):
+            scores = torch.stack([q[token, head] @ k[other, head] for other in seen])
+            e = torch.exp(attention.scale * scores)
+            gathered = sum(w * v[other, head] for w, other in zip(e / e.sum(), seen, strict=True))
+            part = slice(head * len(gathered), (head + 1) * len(gathered))
+            out[token] += attention.end.weight[:, part] @ gathered
+    return out + attention.end.bias
+
+
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)",
+    "torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(0)",
+    case="change1",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)",
+    "future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).tril(-1)",
+    case="change1",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "self.logits(x).softmax(-1)",
+    "self.logits(x).softmax(-2)",
+    case="change0",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "q = self.query_norm(self._by_heads(self.query(x)))",
+    "q = self._by_heads(self.query(x))",
+    case="change2",
+)
+@pytest.mark.breaks(
+    "companion/transformers/designs.py",
+    "return self.head_width**-0.5 if self.logit_scale is None",
+    "return 1 / self.head_width if self.logit_scale is None",
+    case="change0",
+)
+@pytest.mark.breaks(
+    "companion/transformers/designs.py",
+    "else self.logit_scale",
+    "else self.logit_scale * self.head_width**-0.5",
+    case="change3",
+)
+@pytest.mark.parametrize(
+    "change", [{}, {"causal": True}, {"qk_norm": True}, {"logit_scale": 1.0}, {"heads": 1}]
+)
+def test_attention_is_a_mean_with_softmax_weights(change: dict) -> None:
+    design = Design("pre", 1, **({"width": 6, "heads": 2} | change))
+    attention = Attention(design, torch.Generator().manual_seed(3))
+    x = normal(5, 6)
+    with torch.no_grad():
+        for index, part in enumerate(("query", "key", "value", "end")):
+            getattr(attention, part).bias.copy_(normal(6, seed=index))
+        same(attention(x), by_hand(x, attention))
+        same(attention(x.expand(2, 3, 5, 6))[1, 2], attention(x))
+
+
+def test_the_future_has_no_gradient() -> None:
+    (model,) = networks(Design("peri", 2, width=6, heads=2, causal=True, qk_norm=True))
+    x = normal(1, 5, 6).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[0, 2] @ normal(6, seed=1), x)
+    assert gradient[0, :3].any(-1).all()
+    assert not gradient[0, 3:].any()
+
+
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "self.branch_norm(self.branch(",
+    "(self.branch(",
+    case="change0-expected0",
+)
+@pytest.mark.breaks(
+    "companion/transformers/designs.py",
+    "return (2 * self.layers) ** 0.25",
+    "return (2 * self.layers) ** 0.5",
+    case="change1-expected1",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "else self.design.stream_scale * x + out",
+    "else x + self.design.stream_scale * out",
+    case="change1-expected1",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "return out * self.design.branch_scale if",
+    "return out if",
+    case="change2-expected2",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "out = out * self.gate if",
+    "out = out if",
+    case="change3-expected3",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "if self.design.skip:",
+    "if True:",
+    case="change4-expected4",
+)
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"place": "peri"}, lambda x, f, n: x + n(f(n(x)))),
+        ({"place": "deepnorm", "layers": 8}, lambda x, f, n: n(2 * x + f(x))),
+        ({"branch_scale": -0.5}, lambda x, f, n: x - 0.5 * f(n(x))),
+        ({"gate": 0.25}, lambda x, f, n: x + 0.25 * f(n(x))),
+        ({"skip": False}, lambda x, f, n: f(n(x))),
+        ({"skip": False, "place": "post"}, lambda x, f, n: n(f(x))),
+    ],
+)
+def test_sums_and_norms(change: dict, expected: Callable) -> None:
+    (model,) = networks(Design(**({"place": "pre", "layers": 1, "width": 6} | change)))
+    norm = partial(nn.functional.layer_norm, normalized_shape=(6,))
+    x = y = 3 * normal(2, 4, 6)
+    for sublayer in model.sublayers:
+        y = expected(y, sublayer.branch, norm)
+    last = norm(y) if model.sublayers[0].design.norms_input else y
+    same(model(x).detach(), last.detach())
+
+
+def test_attention_alone_has_one_branch_a_layer() -> None:
+    (model,) = networks(Design("pre", 3, width=6, ffn=False, residual_scale=None))
+    assert [type(s.branch) for s in model.sublayers] == [Attention] * 3
+    (whole,) = networks(Design("pre", 3, width=6, ffn=False))
+    ends = (model.sublayers[0].branch.end.weight, whole.sublayers[0].branch.end.weight)
+    same(ends[0].detach() * math.sqrt(3), ends[1].detach())
 
 
 # ---------------------------------------------------------------- first weights
@@ -127,6 +276,24 @@ def test_first_weights(scheme: str, square: float, begin: float, end: float) -> 
     assert not any(bias.any() for bias in biases)
 
 
+@pytest.mark.breaks(
+    "companion/transformers/designs.py",
+    "return (8 * self.layers) ** -0.25",
+    "return (8 * self.layers) ** -0.5",
+)
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "self.key = _linear(width, width, std, generator)",
+    "self.key = _linear(width, width, std * design.gain, generator)",
+)
+def test_deepnorm_makes_values_and_ffns_smaller() -> None:
+    small, plain = (networks(Design(place, 2, width=6))[0] for place in ("deepnorm", "post"))
+    theirs = dict(plain.named_parameters())
+    for name, parameter in small.named_parameters():
+        less = any(part in name for part in ("value", "begin", "end"))
+        same(parameter.detach(), theirs[name].detach() * (0.5 if less else 1.0))
+
+
 def test_attention_of_scale_0_is_a_mean_over_tokens() -> None:
     attention = Attention(Design("pre", 1, width=6, attention_scale=0.0), torch.Generator())
     x = normal(2, 5, 6)
@@ -160,20 +327,29 @@ def test_the_flow_is_autograds() -> None:
         same(found.ffn_gradients[0, layer], gradient)
     for index in range(5):
         same(found.mean_squares[0, index], x.square().mean())
+        start = x.clone().requires_grad_()
+        y = model.final(model.sublayers[index:](start))
+        (gradient,) = torch.autograd.grad(y, start, g)
+        same(found.gradients[0, index], gradient.square().mean().sqrt())
         x = model.sublayers[index](x).detach() if index < 4 else x
 
 
-@pytest.mark.parametrize("place", ["pre", "post", "none"])
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("tokens", [1, 6])
-def test_transformers_do_what_is_predicted(place: str, tokens: int) -> None:
+@pytest.mark.parametrize("change", [{}, {"branch_scale": 0.5, "gate": 1.5}, {"skip": False}])
+def test_transformers_do_what_is_predicted(place: str, tokens: int, change: dict) -> None:
+    if place == "deepnorm" and "skip" in change:
+        return
     design = Design(
         place, 3, width=96, hidden=150, attention_scale=0.0, scheme="unit", residual_scale=0.8,
+        **change,
     )  # fmt: skip
     found = flow(design, tokens=tokens, sequences=24 // tokens, seeds=16)
     expected = predicted_flow(design, tokens=tokens)
     # A finite width is some 2/n short in each branch.
     short = 2 * 6 / design.width
     pairs = [(found.mean_squares, expected.mean_squares)]
+    pairs.append((found.gradients**2, expected.gradients**2))
     pairs.append((found.ffn_gradients**2, expected.ffn_gradients**2))
     for sample, wanted in pairs:
         error = 4 * sample.std(0) / 4 + short * wanted
@@ -213,7 +389,7 @@ def test_token_spread_is_a_share_of_the_norm() -> None:
 
 
 @pytest.mark.breaks(
-    "companion/transformers/blocks.py",
+    "companion/transformers/collapse.py",
     "(q @ k.mT / math.sqrt(width)).softmax(-1) @ v",
     "(q @ k.mT / math.sqrt(width)).softmax(-2) @ v",
 )
@@ -285,6 +461,10 @@ def test_a_transformer_learns_digits_by_their_rows(place: str) -> None:
         ({"activation": "step"}, ValueError, "activation"),
         ({"attention_scale": -1}, ValueError, "attention_scale must be finite and at least 0"),
         ({"residual_scale": math.nan}, ValueError, "residual_scale must be finite"),
+        ({"branch_scale": math.inf}, ValueError, "branch_scale must be finite"),
+        ({"logit_scale": "1/d"}, TypeError, "logit_scale must be a number"),
+        ({"gate": math.nan}, ValueError, "gate must be finite"),
+        ({"place": "deepnorm", "skip": False}, ValueError, "skip must be True for deepnorm"),
     ],
 )
 def test_bad_designs_are_refused(change: dict, error: type[Exception], message: str) -> None:
@@ -302,6 +482,8 @@ def test_other_bad_arguments_are_refused() -> None:
         flow(design, tokens=0)
     with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
         predicted_flow(design, tokens=0)
+    with pytest.raises(ValueError, match="causal must be False for a prediction"):
+        predicted_flow(Design("pre", 1, causal=True))
     with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
         rank_collapse(skip=True, layers=0)
     with pytest.raises(ValueError, match="warmup must be at least 1, got 0"):

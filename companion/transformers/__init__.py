@@ -1,20 +1,9 @@
-"""Blocks of transformers, with the norm before or after the sum, and attention alone."""
+"""Blocks of transformers: where the norm stands, what each part does, and attention alone."""
 
-from companion.transformers.blocks import (
-    FFN,
-    PLACES,
-    WEIGHT_SCHEMES,
-    Attention,
-    Design,
-    Flow,
-    Sublayer,
-    Transformer,
-    flow,
-    networks,
-    predicted_flow,
-    rank_collapse,
-    token_spread,
-)
+from companion.transformers.blocks import FFN, Attention, Sublayer, Transformer, networks
+from companion.transformers.collapse import rank_collapse, token_spread
+from companion.transformers.designs import PLACES, WEIGHT_SCHEMES, Design
+from companion.transformers.flows import Flow, flow, predicted_flow
 
 __all__ = [
     "FFN",

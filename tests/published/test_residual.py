@@ -176,9 +176,9 @@ def test_p19_the_last_ffn_gradient(place: str, expected: float) -> None:
 
 
 @pytest.mark.breaks(
-    "companion/transformers/blocks.py",
-    "return (2 * self.layers) ** -0.5 if",
-    "return self.layers**-0.5 if",
+    "companion/transformers/designs.py",
+    "scale = self.branches**-0.5 if",
+    "scale = self.layers**-0.5 if",
 )
 @pytest.mark.parametrize("layers", [3, 12])
 def test_p20_scaled_ends_keep_the_variance_at_two(layers: int) -> None:
