@@ -224,6 +224,9 @@ DRAWINGS: dict[str, Drawing] = {
     "residuals.flow": lambda n: (
         residuals.flow(residuals.Design("residual", depth=2, width=4), seeds=n).mean_squares
     ),
+    "transformers.distance_flow": lambda n: transformers.distance_flow(
+        transformers.Design("pre", layers=1, width=4), tokens=3, seeds=n
+    ),
     "transformers.flow": lambda n: (
         transformers.flow(transformers.Design("pre", layers=1, width=4), seeds=n).mean_squares
     ),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,6 +17,7 @@ from companion.transformers import (
     PLACES,
     Attention,
     Design,
+    distance_flow,
     flow,
     networks,
     predicted_flow,
@@ -103,7 +105,8 @@ def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
         seen = range(token + 1) if attention.causal else range(len(x))
         for head in range(attention.heads):
             scores = torch.stack([q[token, head] @ k[other, head] for other in seen])
-            e = torch.exp(attention.scale * scores)
+            away = torch.tensor([abs(token - other) for other in seen])
+            e = torch.exp(attention.scale * scores - attention.slope * away)
             gathered = sum(w * v[other, head] for w, other in zip(e / e.sum(), seen, strict=True))
             part = slice(head * len(gathered), (head + 1) * len(gathered))
             out[token] += attention.end.weight[:, part] @ gathered
@@ -112,14 +115,14 @@ def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
 
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
-    "torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)",
-    "torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(0)",
+    "logits.masked_fill(ahead > 0, -torch.inf)",
+    "logits.masked_fill(ahead > -1, -torch.inf)",
     case="change1",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
-    "future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)",
-    "future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).tril(-1)",
+    "ahead = place - place[:, None]",
+    "ahead = place[:, None] - place",
     case="change1",
 )
 @pytest.mark.breaks(
@@ -146,9 +149,19 @@ def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
     "else self.logit_scale * self.head_width**-0.5",
     case="change3",
 )
-@pytest.mark.parametrize(
-    "change", [{}, {"causal": True}, {"qk_norm": True}, {"logit_scale": 1.0}, {"heads": 1}]
+@pytest.mark.breaks(
+    "companion/transformers/blocks.py",
+    "self.slope * ahead.abs()",
+    "self.slope * ahead",
+    case="change4",
 )
+@pytest.mark.parametrize(
+    "change",
+    [
+        {}, {"causal": True}, {"qk_norm": True}, {"logit_scale": 1.0}, {"distance_slope": 0.3},
+        {"heads": 1},
+    ],
+)  # fmt: skip
 def test_attention_is_a_mean_with_softmax_weights(change: dict) -> None:
     design = Design("pre", 1, **({"width": 6, "heads": 2} | change))
     attention = Attention(design, torch.Generator().manual_seed(3))
@@ -334,6 +347,28 @@ def test_the_flow_is_autograds() -> None:
         x = model.sublayers[index](x).detach() if index < 4 else x
 
 
+@pytest.mark.breaks("companion/transformers/flows.py", ".flip(1)\n", "\n")
+def test_the_flow_over_distance_is_autograds() -> None:
+    design = Design("pre", layers=2, width=6, causal=True)
+    found = distance_flow(design, tokens=4, sequences=3, seeds=[4])
+    (model,) = networks(design, seeds=[4])
+    generator = torch.Generator().manual_seed(4 + 2**31)
+    x, g = torch.randn(2, 3, 4, 6, generator=generator, dtype=torch.float64)
+    x.requires_grad_()
+    model(x)[:, -1].backward(g[:, -1])
+    for distance in range(4):
+        same(found[0, distance], x.grad[:, 3 - distance].square().mean().sqrt())
+
+
+def test_a_slope_over_distance_is_a_chain() -> None:
+    # Of uniform attention each token gets as much as any other; of a slope, e^-slope a token less.
+    design = Design("none", 1, width=8, ffn=False, skip=False, attention_scale=0.0)
+    even = distance_flow(design, tokens=5, seeds=2)
+    same(even, even[:, :1].expand(2, 5))
+    falling = distance_flow(replace(design, distance_slope=0.7), tokens=5, seeds=2)
+    same(falling[:, 1:] / falling[:, :-1], torch.full((2, 4), math.exp(-0.7), dtype=torch.float64))
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("tokens", [1, 6])
 @pytest.mark.parametrize("change", [{}, {"branch_scale": 0.5, "gate": 1.5}, {"skip": False}])
@@ -463,6 +498,7 @@ def test_a_transformer_learns_digits_by_their_rows(place: str) -> None:
         ({"residual_scale": math.nan}, ValueError, "residual_scale must be finite"),
         ({"branch_scale": math.inf}, ValueError, "branch_scale must be finite"),
         ({"logit_scale": "1/d"}, TypeError, "logit_scale must be a number"),
+        ({"distance_slope": -0.1}, ValueError, "distance_slope must be finite and at least 0"),
         ({"gate": math.nan}, ValueError, "gate must be finite"),
         ({"place": "deepnorm", "skip": False}, ValueError, "skip must be True for deepnorm"),
     ],
@@ -480,6 +516,8 @@ def test_other_bad_arguments_are_refused() -> None:
         networks(design, tokens=8, features=0, outputs=3)
     with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
         flow(design, tokens=0)
+    with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
+        distance_flow(design, tokens=0)
     with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
         predicted_flow(design, tokens=0)
     with pytest.raises(ValueError, match="causal must be False for a prediction"):

@@ -3,7 +3,7 @@
 from companion.transformers.blocks import FFN, Attention, Sublayer, Transformer, networks
 from companion.transformers.collapse import rank_collapse, token_spread
 from companion.transformers.designs import PLACES, WEIGHT_SCHEMES, Design
-from companion.transformers.flows import Flow, flow, predicted_flow
+from companion.transformers.flows import Flow, distance_flow, flow, predicted_flow
 
 __all__ = [
     "FFN",
@@ -14,6 +14,7 @@ __all__ = [
     "Flow",
     "Sublayer",
     "Transformer",
+    "distance_flow",
     "flow",
     "networks",
     "predicted_flow",

@@ -28,6 +28,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, width = design.heads, design.width
         self.scale, self.causal = design.attention_logit_scale, design.causal
+        self.slope = design.distance_slope
         std = design.std(width, width)
         self.query = _linear(width, width, std * design.attention_scale, generator)
         self.key = _linear(width, width, std, generator)
@@ -52,10 +53,11 @@ class Attention(nn.Module):
         q = self.query_norm(self._by_heads(self.query(x)))
         k = self.key_norm(self._by_heads(self.key(x)))
         logits = q @ k.mT * self.scale
-        if not self.causal:
-            return logits
-        future = torch.ones(logits.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-        return logits.masked_fill(future, -torch.inf)
+        place = torch.arange(logits.shape[-1], device=x.device)
+        ahead = place - place[:, None]  # of the key, from the query
+        if self.slope:
+            logits = logits - self.slope * ahead.abs()
+        return logits.masked_fill(ahead > 0, -torch.inf) if self.causal else logits
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what each token gathers from all, of x's shape (…, tokens, width)."""

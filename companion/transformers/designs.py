@@ -7,7 +7,8 @@ F is attention and then a feed-forward network (FFN), by turns.
 Sources: Vaswani et al. (2017), arXiv 1706.03762; Xiong et al. (2020), arXiv 2002.04745; Radford et
 al. (2019), GPT-2; Wang et al. (2022), arXiv 2203.00555 (DeepNorm); Kim et al. (2025), arXiv
 2502.02732 (Peri-LN); Henry et al. (2020), arXiv 2010.04245, and Dehghani et al. (2023), arXiv
-2302.05442 (norms of queries and keys); Touvron et al. (2021), arXiv 2103.17239 (LayerScale).
+2302.05442 (norms of queries and keys); Touvron et al. (2021), arXiv 2103.17239 (LayerScale);
+Press et al. (2022), arXiv 2108.12409 (ALiBi).
 """
 
 import math
@@ -51,6 +52,8 @@ class Design:
         ffn: whether there are FFNs, or attention alone.
         qk_norm: whether each head's queries and keys are layer-normed, with a gain and no bias.
         causal: whether a token attends to itself and those before it, or to all.
+        distance_slope: what is taken off a logit for each token between query and key (ALiBi, with
+            one slope for all heads).
         gate: first value of a learned factor for each unit of each branch (LayerScale); None for
             no such factor.
 
@@ -77,6 +80,7 @@ class Design:
     ffn: bool = True
     qk_norm: bool = False
     causal: bool = False
+    distance_slope: float = 0.0
     gate: float | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +95,7 @@ class Design:
             raise ValueError(f"heads must divide the width {self.width}, got {self.heads}")
         activations.get(self.activation)
         non_negative("attention_scale", self.attention_scale)
+        non_negative("distance_slope", self.distance_slope)
         if self.residual_scale is not None:
             non_negative("residual_scale", self.residual_scale)
         for name in ("branch_scale", "logit_scale", "gate"):

@@ -170,3 +170,45 @@ def _after(design: Design, end: State) -> State:
     """Return what the norm and the factors of a branch make of what its last weights give."""
     normed = end.norm("layer") if design.place == "peri" else end
     return normed.scaled(design.branch_scale * (1.0 if design.gate is None else design.gate))
+
+
+def distance_flow(
+    design: Design, *, tokens: int = 64, sequences: int = 4, seeds: int | Sequence[int] = 8
+) -> Tensor:
+    """Measure how much of the last token's gradient arrives at each token of random transformers.
+
+    The gradient at the last token's output is normal, and so are the inputs.
+
+    Args:
+        design: of the transformers.
+        tokens: T, of each sequence.
+        sequences: for each transformer.
+        seeds: the seeds to draw, or how many, counting from 0; inputs have seeds of their own.
+
+    Returns:
+        (seeds, T) in float64: root mean square of the gradient with respect to the input at a
+        distance of 0, 1, ..., T − 1 tokens from the last one.
+
+    Raises:
+        TypeError: if ``tokens``, ``sequences`` or the number of seeds is not a whole number.
+        ValueError: if one of them is below 1, or there is no seed.
+
+    Example:
+        >>> far = distance_flow(Design("pre", layers=1, width=16, causal=True), tokens=50)
+        >>> bool((far[:, 1:].median(1).values < far[:, 0] / 10).all())
+        True
+
+    """
+    seeds = random.seed_list(seeds)
+    count = (positive_integer("sequences", sequences), positive_integer("tokens", tokens))
+    draws = random.normal(random.generators(seeds, "inputs"), 2, *count, design.width)
+    inputs, output_gradients = draws.unbind(1)
+    skeleton, parameters = stack(networks(design, seeds=seeds))
+
+    def last(state: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(skeleton, state, (x,))[:, -1]
+
+    inputs.requires_grad_()
+    outputs = vmap(last)(parameters, inputs)
+    (gradients,) = torch.autograd.grad(outputs, inputs, output_gradients[:, :, -1])
+    return gradients.square().mean((1, 3)).sqrt().flip(1)
