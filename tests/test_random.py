@@ -250,6 +250,9 @@ DRAWINGS: dict[str, Drawing] = {
     "rank_collapse": lambda n: transformers.rank_collapse(
         skip=False, layers=2, tokens=3, width=4, seeds=n
     ),
+    "softmax_slopes": lambda n: (
+        transformers.softmax_slopes(4, keys=3, queries=2, seeds=n).gradients
+    ),
     "driven.gradient_flow": lambda n: (
         lstms.driven.gradient_flow(
             products.gaussian_factors(3, 1, seeds=n)[:, 0], input_std=1.0, steps=4

@@ -89,7 +89,7 @@ def test_without_a_norm_branches_are_just_added() -> None:
     same(model(x).detach(), (a + model.sublayers[1].branch(a)).detach())
 
 
-def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
+def by_hand(x: torch.Tensor, attention: Attention, scale: float) -> torch.Tensor:
     """What one attention gives for one sequence, token by token and head by head."""
     q, k, v = (
         (x @ part.weight.T + part.bias).unflatten(-1, (attention.heads, -1))
@@ -105,8 +105,8 @@ def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
         seen = range(token + 1) if attention.causal else range(len(x))
         for head in range(attention.heads):
             scores = torch.stack([q[token, head] @ k[other, head] for other in seen])
-            away = torch.tensor([abs(token - other) for other in seen])
-            e = torch.exp(attention.scale * scores - attention.slope * away)
+            away = torch.tensor([float(abs(token - other)) for other in seen], dtype=x.dtype)
+            e = torch.exp(scale * scores - attention.slope * away)
             gathered = sum(w * v[other, head] for w, other in zip(e / e.sum(), seen, strict=True))
             part = slice(head * len(gathered), (head + 1) * len(gathered))
             out[token] += attention.end.weight[:, part] @ gathered
@@ -117,43 +117,43 @@ def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
     "companion/transformers/blocks.py",
     "logits.masked_fill(ahead > 0, -torch.inf)",
     "logits.masked_fill(ahead > -1, -torch.inf)",
-    case="change1",
+    case="causal",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "ahead = place - place[:, None]",
     "ahead = place[:, None] - place",
-    case="change1",
+    case="causal",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "self.logits(x).softmax(-1)",
     "self.logits(x).softmax(-2)",
-    case="change0",
+    case="plain",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "q = self.query_norm(self._by_heads(self.query(x)))",
     "q = self._by_heads(self.query(x))",
-    case="change2",
+    case="qk_norm",
 )
 @pytest.mark.breaks(
     "companion/transformers/designs.py",
     "return self.head_width**-0.5 if self.logit_scale is None",
     "return 1 / self.head_width if self.logit_scale is None",
-    case="change0",
+    case="plain",
 )
 @pytest.mark.breaks(
     "companion/transformers/designs.py",
     "else self.logit_scale",
     "else self.logit_scale * self.head_width**-0.5",
-    case="change3",
+    case="logit_scale",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
-    "self.slope * ahead.abs()",
-    "self.slope * ahead",
-    case="change4",
+    "self.slope * ahead.abs().to",
+    "self.slope * ahead.to",
+    case="slope",
 )
 @pytest.mark.parametrize(
     "change",
@@ -161,6 +161,7 @@ def by_hand(x: torch.Tensor, attention: Attention) -> torch.Tensor:
         {}, {"causal": True}, {"qk_norm": True}, {"logit_scale": 1.0}, {"distance_slope": 0.3},
         {"heads": 1},
     ],
+    ids=["plain", "causal", "qk_norm", "logit_scale", "slope", "one head"],
 )  # fmt: skip
 def test_attention_is_a_mean_with_softmax_weights(change: dict) -> None:
     design = Design("pre", 1, **({"width": 6, "heads": 2} | change))
@@ -169,7 +170,10 @@ def test_attention_is_a_mean_with_softmax_weights(change: dict) -> None:
     with torch.no_grad():
         for index, part in enumerate(("query", "key", "value", "end")):
             getattr(attention, part).bias.copy_(normal(6, seed=index))
-        same(attention(x), by_hand(x, attention))
+        same(
+            attention(x),
+            by_hand(x, attention, change.get("logit_scale", (6 / design.heads) ** -0.5)),
+        )
         same(attention(x.expand(2, 3, 5, 6))[1, 2], attention(x))
 
 
@@ -185,37 +189,37 @@ def test_the_future_has_no_gradient() -> None:
     "companion/transformers/blocks.py",
     "self.branch_norm(self.branch(",
     "(self.branch(",
-    case="change0-expected0",
+    case="peri",
 )
 @pytest.mark.breaks(
     "companion/transformers/designs.py",
     "return (2 * self.layers) ** 0.25",
     "return (2 * self.layers) ** 0.5",
-    case="change1-expected1",
+    case="deepnorm",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "else self.design.stream_scale * x + out",
     "else x + self.design.stream_scale * out",
-    case="change1-expected1",
+    case="deepnorm",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "return out * self.design.branch_scale if",
     "return out if",
-    case="change2-expected2",
+    case="branch_scale",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "out = out * self.gate if",
     "out = out if",
-    case="change3-expected3",
+    case="gate",
 )
 @pytest.mark.breaks(
     "companion/transformers/blocks.py",
     "if self.design.skip:",
     "if True:",
-    case="change4-expected4",
+    case="no skip",
 )
 @pytest.mark.parametrize(
     ("change", "expected"),
@@ -227,6 +231,7 @@ def test_the_future_has_no_gradient() -> None:
         ({"skip": False}, lambda x, f, n: f(n(x))),
         ({"skip": False, "place": "post"}, lambda x, f, n: n(f(x))),
     ],
+    ids=["peri", "deepnorm", "branch_scale", "gate", "no skip", "post"],
 )
 def test_sums_and_norms(change: dict, expected: Callable) -> None:
     (model,) = networks(Design(**({"place": "pre", "layers": 1, "width": 6} | change)))

@@ -1,5 +1,17 @@
 """Blocks of transformers: where the norm stands, what each part does, and attention alone."""
 
+from companion.transformers.attention import (
+    JacobianParts,
+    LeastEntropy,
+    PredictedSlopes,
+    SoftmaxSlopes,
+    attention_weights,
+    entropy,
+    jacobian_parts,
+    least_entropy,
+    predicted_slopes,
+    softmax_slopes,
+)
 from companion.transformers.blocks import FFN, Attention, Sublayer, Transformer, networks
 from companion.transformers.collapse import rank_collapse, token_spread
 from companion.transformers.designs import PLACES, WEIGHT_SCHEMES, Design
@@ -12,12 +24,22 @@ __all__ = [
     "Attention",
     "Design",
     "Flow",
+    "JacobianParts",
+    "LeastEntropy",
+    "PredictedSlopes",
+    "SoftmaxSlopes",
     "Sublayer",
     "Transformer",
+    "attention_weights",
     "distance_flow",
+    "entropy",
     "flow",
+    "jacobian_parts",
+    "least_entropy",
     "networks",
     "predicted_flow",
+    "predicted_slopes",
     "rank_collapse",
+    "softmax_slopes",
     "token_spread",
 ]

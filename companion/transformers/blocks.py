@@ -56,7 +56,7 @@ class Attention(nn.Module):
         place = torch.arange(logits.shape[-1], device=x.device)
         ahead = place - place[:, None]  # of the key, from the query
         if self.slope:
-            logits = logits - self.slope * ahead.abs()
+            logits = logits - self.slope * ahead.abs().to(logits.dtype)
         return logits.masked_fill(ahead > 0, -torch.inf) if self.causal else logits
 
     def forward(self, x: Tensor) -> Tensor:
