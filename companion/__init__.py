@@ -15,7 +15,7 @@ of its name. Below those of the chapters stand the tools that several of them us
 * :mod:`companion.diagnosis` -- from what a monitor saw to a named fault, and what to try
 * :mod:`companion.training` -- a training loop that keeps a record of every layer
 * :mod:`companion.precision` -- number formats, what of a gradient they lose, and loss scaling
-* :mod:`companion.transformers` -- blocks with the norm before or after the sum, attention alone
+* :mod:`companion.transformers` -- attention and its blocks: what each part does to a gradient
 
 * :mod:`companion.meanfield` -- mean-field theory: what depth does to lengths and gradients
 * :mod:`companion.propagation` -- an initialization's variances, predicted and measured

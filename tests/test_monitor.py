@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as module_hooks
 
-from companion.monitor import GradientMonitor, Log
+from companion.diagnosis import features
+from companion.monitor import GradientMonitor, Log, gradient_monitor
 from companion.monitor._summary import summarize
 from companion.monitor._watch import ENTRIES_KEPT
 
@@ -589,6 +590,137 @@ def test_records_do_not_hold_on_to_the_batch() -> None:
     gc.collect()
     assert [reference() for reference in kept] == [None] * 3
     assert not monitor._watch.ledger._kept
+
+
+class Attending(nn.Module):
+    """Attention of torch: with packed weights, with separate ones, and one that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.unused = nn.MultiheadAttention(4, 1)
+        self.apart = nn.MultiheadAttention(6, 2, kdim=5, vdim=5, batch_first=True)
+        self.begin, self.head = nn.Linear(1, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.begin(x.unsqueeze(-1))
+        tokens = tokens + self.attention(tokens, tokens, tokens)[0]
+        given = x.unsqueeze(1)
+        return self.head((tokens + self.apart(tokens, given, given)[0]).mean(1))
+
+
+def attending() -> Attending:
+    torch.manual_seed(3)
+    return Attending().double()
+
+
+ROWS = ["attention.in_proj_weight", "unused.in_proj_weight"]
+
+
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py",
+    "slice(k * width, (k + 1) * width)",
+    "slice((2 - k) * width, (3 - k) * width)",
+)
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py",
+    'for k, name in enumerate("qkv")',
+    'for k, name in enumerate("kqv")',
+)
+@pytest.mark.parametrize("gradients_only", [False, True])
+def test_queries_keys_and_values_that_are_packed_have_norms_of_their_own(
+    gradients_only: bool,
+) -> None:
+    model, (x, y) = attending(), data()
+    parts = [p.detach().requires_grad_() for p in model.attention.in_proj_weight.split(6)]
+    packed = {"attention.in_proj_weight": torch.cat(parts)}
+    loss = functional.cross_entropy(torch.func.functional_call(model, packed, (x,)), y)
+    norms = torch.stack([g.norm() for g in torch.autograd.grad(loss, parts)])
+    log = train(model, 2, gradients_only=gradients_only).log
+    names = [name for name, _ in model.named_parameters()]
+    assert list(log.parameters) == names + [f"{name}[{part}]" for name in ROWS for part in "qkv"]
+    torch.testing.assert_close(log.gradient_norms[0, len(names) :][:3], norms)
+    assert log.gradient_norms[:, -3:].isnan().all()  # it did not run
+    whole = log.parameters.index("attention.in_proj_weight")
+    torch.testing.assert_close(log.gradient_norms[0, whole], norms.norm())
+    for column in (log.weight_norms, log.update_norms):
+        assert column[:, len(names) :].isnan().all()
+    assert repr(log).endswith(f"{len(names)} parameters)")
+
+
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py", "math.hypot(*norms[:whole])", "math.hypot(*norms)"
+)
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py",
+    "underflow(_by_shape(entries[:whole]))",
+    "underflow(_by_shape(entries))",
+)
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py",
+    "if k < whole and not math.isfinite(norms[k]):",
+    "if not math.isfinite(norms[k]):",
+    case="inf",
+)
+@pytest.mark.parametrize("scale", [1.0, 3e-6, math.inf])
+def test_norms_of_parts_change_nothing_else(
+    scale: float, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    def watched() -> Log:
+        model, (x, y) = attending(), data()
+        with GradientMonitor(model) as monitor:
+            for _ in range(2):
+                loss = scale * functional.cross_entropy(model(x), y)
+                loss.backward()
+                monitor.step(loss)
+        return monitor.log
+
+    log = watched()
+    log.to_json(tmp_path / "run.json")
+    read = Log.from_json(tmp_path / "run.json")
+    monkeypatch.setattr(gradient_monitor, "_parts", lambda model: [])
+    without = watched()
+    for name, expected in vars(without).items():
+        assert repr(getattr(read, name)) == repr(getattr(log, name))
+        found = getattr(log, name)
+        if name in ("gradient_norms", "weight_norms", "update_norms"):
+            found = found[:, : len(without.parameters)]
+        if isinstance(found, Tensor):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        elif name != "parameters":
+            assert found == expected
+    assert log.parameters[: len(without.parameters)] == without.parameters
+    assert len(log.parameters) == len(without.parameters) + 6
+    assert repr(features.extract(log)) == repr(features.extract(without))
+    assert repr(log) == repr(without)
+
+
+def test_packed_weights_that_are_shared_have_parts_once() -> None:
+    model = attending()
+    model.unused = nn.MultiheadAttention(6, 2, dtype=torch.float64)
+    model.unused.in_proj_weight = model.attention.in_proj_weight
+    log = train(model).log
+    assert [name for name in log.parameters if name.endswith("]")] == [
+        f"{ROWS[0]}[{part}]" for part in "qkv"
+    ]
+
+
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py",
+    "if not 1e-15 < norm < 1e15:",
+    "if k < whole and not 1e-15 < norm < 1e15:",
+)
+def test_a_part_whose_squares_float32_cannot_hold() -> None:
+    model, (x, y) = attending(), data()
+    plain = train(copy.deepcopy(model)).log.gradient_norms[0]
+    with GradientMonitor(model.float()) as monitor:
+        (functional.cross_entropy(model(x.float()), y) * 1e-30).backward()
+        monitor.step(0.0)
+    found = monitor.log.gradient_norms[0] * 1e30
+    names = monitor.log.parameters
+    for part in "qkv":
+        at = names.index(f"{ROWS[0]}[{part}]")
+        assert found[at].item() == pytest.approx(plain[at].item(), rel=1e-3)
 
 
 def test_gradients_only() -> None:

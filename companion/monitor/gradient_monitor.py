@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,9 @@ class GradientMonitor:
     passes before it, reduced over processes, before any clipping, and with the loss scale of a
     ``GradScaler`` divided out. δ of several passes is combined as one long batch would be;
     activation statistics are means over all of them. Passes without gradients are not looked at.
-    A compiled model runs uncompiled on the sampled steps (torch 2.6 or newer).
+    A compiled model runs uncompiled on the sampled steps (torch 2.6 or newer). Of a weight in which
+    ``nn.MultiheadAttention`` packs queries, keys and values, the log has their gradients' norms as
+    well: the gradient of the first two can vanish alone (Noci et al. 2022, arXiv 2206.03126).
 
     Norms are of everything. Means, variances and slopes of a layer whose output has more than 8192
     entries are of evenly spaced examples that hold at least 4096; whether a ReLU unit is dead is
@@ -103,6 +105,7 @@ class GradientMonitor:
         self._before = Blocks([])  # the weights before the step, then what it added to them
         self._fits: list[tuple] = []  # what the blocks were made for
         self._parameters: list[nn.Parameter] = []
+        self._parts: list[_Part] = []  # of them, whose gradients are looked at apart
         self._heralds: list[nn.Parameter] = []  # whose gradients tell of a backward pass
         self._begun = False  # whether a forward pass of the sampled step has
         self._queued = False  # whether the gradients will be read after this backward pass
@@ -125,6 +128,7 @@ class GradientMonitor:
         self._inside = True
         _SCALES.listen(self)
         self._parameters = list(self.model.parameters())
+        self._parts = _parts(self.model)
         self._group = _group(self.model)
         self._heralds = _heralds(self.model)
         try:
@@ -234,18 +238,26 @@ class GradientMonitor:
         gradients = [p.grad for p in self._parameters]
         there = {i: gradient for i, gradient in enumerate(gradients) if gradient is not None}
         entries = [dense(gradient) for gradient in there.values()]
+        parts = [
+            (len(gradients) + k, gradient[part.rows])
+            for k, part in enumerate(self._parts)
+            if (gradient := there.get(part.at)) is not None
+        ]
+        whole = len(entries)
+        entries += [rows for _, rows in parts]
         norms = read(list(torch._foreach_norm([wide(entry) for entry in entries])))
         row.non_finite = 0
         for k, norm in enumerate(norms):
             if not 1e-15 < norm < 1e15:  # squares may have been lost, or there is no number
                 norms[k] = torch.linalg.vector_norm(entries[k], dtype=torch.float64).item()
-                if not math.isfinite(norms[k]):
+                if k < whole and not math.isfinite(norms[k]):
                     row.non_finite += int((~entries[k].isfinite()).sum())
         norms = [norm / row.scale for norm in norms]
-        row.total_norm = math.hypot(*norms)
-        row.put("gradient_norms", dict(zip(there, norms, strict=True)))
+        row.total_norm = math.hypot(*norms[:whole])
+        places = [*there, *(place for place, _ in parts)]
+        row.put("gradient_norms", dict(zip(places, norms, strict=True)))
         if not self.gradients_only:
-            row.underflow = underflow(_by_shape(entries))
+            row.underflow = underflow(_by_shape(entries[:whole]))
 
     @torch.no_grad()
     def _finish(self, row: "_Row") -> None:
@@ -291,6 +303,7 @@ class GradientMonitor:
         """Everything measured so far, as a :class:`companion.monitor.Log`."""
         order, rows = self._watch.order, self._rows
         names = tuple(self._clean(name) for name, _ in self.model.named_parameters())
+        names += tuple(f"{names[part.at]}[{part.name}]" for part in _parts(self.model))
         measured = {
             f: _table([row.summary.layers.get(f, {}) for row in rows], len(order))
             for f in columns("layer")
@@ -414,6 +427,29 @@ class _Row:
     def value(self, column: str) -> float:
         """Return a number of the whole step."""
         return self.summary.values.get(column, getattr(self, column, math.nan))
+
+
+class _Part(NamedTuple):
+    """Some rows of a parameter: by its place among the model's, and what they are called."""
+
+    at: int
+    name: str
+    rows: slice
+
+
+def _parts(model: nn.Module) -> list[_Part]:
+    """Return the rows of queries, keys and values in the weights that torch's attention packs."""
+    index = {id(parameter): i for i, parameter in enumerate(model.parameters())}
+    packed = {
+        index[id(module.in_proj_weight)]: module.embed_dim
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention) and id(module.in_proj_weight) in index
+    }
+    return [
+        _Part(i, name, slice(k * width, (k + 1) * width))
+        for i, width in packed.items()
+        for k, name in enumerate("qkv")
+    ]
 
 
 def _table(rows: list[dict[int, float]], width: int) -> Tensor:

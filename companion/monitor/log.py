@@ -60,7 +60,10 @@ class Log:
 
     Attributes:
         layers: in the order in which they are executed.
-        parameters: names of all the model's parameters, without the prefixes of wrappers.
+        parameters: names of all the model's parameters, without the prefixes of wrappers; after
+            them, for each packed weight of ``nn.MultiheadAttention``, its rows for queries, keys
+            and values, as ``"in_proj_weight[q]"``, ``[k]`` and ``[v]``, of which there are
+            gradient norms only.
         every: how many steps lie between two samples.
         loss: (N,) of every step.
         steps: (T,) indices of the steps that were sampled; the first always is.
@@ -123,9 +126,10 @@ class Log:
     torch_version: str
 
     def __repr__(self) -> str:
+        whole = sum(not name.endswith("]") for name in self.parameters)
         return (
             f"Log({len(self.loss)} steps, {len(self.steps)} sampled, {len(self.layers)} layers, "
-            f"{len(self.parameters)} parameters)"
+            f"{whole} parameters)"
         )
 
     def to_json(self, path: str | Path) -> None:
