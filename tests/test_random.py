@@ -230,6 +230,23 @@ DRAWINGS: dict[str, Drawing] = {
     "transformers.flow": lambda n: (
         transformers.flow(transformers.Design("pre", layers=1, width=4), seeds=n).mean_squares
     ),
+    "amplification": lambda n: transformers.amplification(
+        transformers.Design("pre", layers=1, width=4), seeds=n
+    ),
+    "first_step": lambda n: transformers.first_step(
+        transformers.Design("pre", layers=1, width=4), SMALL, learning_rate=0.1, tokens=3, seeds=n
+    ),
+    "coordinate_check": lambda n: (
+        transformers.coordinate_check(
+            lambda width, seeds: backprop.classifiers(
+                "tanh", 1.0, 2, width=width, inputs=3, outputs=2, seeds=seeds
+            ),
+            SMALL,
+            widths=[4, 8],
+            learning_rate=0.1,
+            seeds=n,
+        ).changes
+    ),
     "log_gradients": lambda n: propagation.log_gradients([3, 4, 2], "tanh", "he_normal", seeds=n),
     "steps_to_learn": lambda n: (
         deep_linear.steps_to_learn(
