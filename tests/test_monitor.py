@@ -707,6 +707,36 @@ def test_packed_weights_that_are_shared_have_parts_once() -> None:
 
 @pytest.mark.breaks(
     "companion/monitor/gradient_monitor.py",
+    "for own, parameter in module.named_parameters(recurse=False)\n"
+    '        if own == "in_proj_weight"\n',
+    "for parameter in [module.in_proj_weight]\n        if id(parameter) in index\n",
+)
+def test_a_packed_weight_that_is_computed_is_not_asked_for() -> None:
+    """A spectral norm takes a step each time that it is, which would change the training."""
+    model = attending()
+    nn.utils.parametrizations.spectral_norm(model.attention, "in_proj_weight")
+    plain, (x, y) = copy.deepcopy(model), data()
+    log = train(model, 3).log
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        functional.cross_entropy(plain(x), y).backward()
+        optimizer.step()
+    parts = [name for name in log.parameters if name.endswith("]")]
+    assert parts == [f"{ROWS[1]}[{part}]" for part in "qkv"]
+    for ours, theirs in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.breaks("companion/monitor/log.py", '(("[q]", "[k]", "[v]"))', '("]")')
+def test_a_parameter_may_be_called_as_if_it_were_a_part() -> None:
+    model = nn.Sequential(nn.Linear(5, 3)).double()
+    model[0].scales = nn.ParameterDict({"of[0]": torch.ones(3, dtype=torch.float64)})
+    assert repr(train(model).log).endswith("3 parameters)")
+
+
+@pytest.mark.breaks(
+    "companion/monitor/gradient_monitor.py",
     "if not 1e-15 < norm < 1e15:",
     "if k < whole and not 1e-15 < norm < 1e15:",
 )

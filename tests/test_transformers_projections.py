@@ -336,6 +336,12 @@ def parametrized() -> nn.Module:
     return model
 
 
+def wrapped_end() -> nn.Module:
+    model = Named(("query", "key", "value"), "end")
+    model.end = nn.Sequential(model.end, nn.Dropout())
+    return model
+
+
 class TalkingAttention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -356,6 +362,12 @@ class TalkingAttention(nn.Module):
 )
 @pytest.mark.breaks(
     "companion/transformers/projections.py",
+    "    if None in ends:",
+    "    if False:",
+    case="wrapped end",
+)
+@pytest.mark.breaks(
+    "companion/transformers/projections.py",
     "if not around and not within:",
     "if False:",
     case="two of three",
@@ -366,6 +378,7 @@ class TalkingAttention(nn.Module):
         pytest.param(two_of_three, "query: Linear.6, 6., key: Linear", id="two of three"),
         pytest.param(two_ends, "end: Linear.6, 6., proj: Linear", id="two ends"),
         pytest.param(two_kinds, "qkv: Linear.6, 18.", id="two kinds"),
+        pytest.param(wrapped_end, "value: Linear.6, 6., end: Sequential", id="wrapped end"),
         pytest.param(parametrized, "key: ParametrizedLinear", id="parametrized"),
         pytest.param(TalkingAttention, "all: Linear.6, 18.", id="named so"),
         pytest.param(
@@ -381,6 +394,27 @@ def test_what_is_not_recognized_is_said(make: Callable[[], nn.Module], says: str
     for function in (find_projections, projection_flow):
         with pytest.raises(ValueError, match=f"model has 'odd'.*{says}.*recognized are nn.Multi"):
             function(model)
+
+
+@pytest.mark.breaks(
+    "companion/transformers/projections.py",
+    "dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(name)",
+    "getattr(module, name, None)",
+)
+def test_asking_does_not_run_what_computes_a_weight() -> None:
+    attention = nn.MultiheadAttention(WIDTH, HEADS)
+    parametrizations.spectral_norm(attention, "in_proj_weight")
+    before = attention.parametrizations.in_proj_weight[0]._u.clone()
+    with pytest.raises(ValueError, match=r"MultiheadAttention.*recognized are"):
+        find_projections(attention)
+    assert torch.equal(attention.parametrizations.in_proj_weight[0]._u, before)
+
+
+def test_an_end_without_weights_is_none() -> None:
+    model = Named(("query", "key", "value"), None)
+    model.proj = nn.Identity()
+    (found,) = find_projections(model)
+    assert found.end is None
 
 
 def test_a_model_needs_attention() -> None:

@@ -440,10 +440,13 @@ class _Part(NamedTuple):
 def _parts(model: nn.Module) -> list[_Part]:
     """Return the rows of queries, keys and values in the weights that torch's attention packs."""
     index = {id(parameter): i for i, parameter in enumerate(model.parameters())}
+    # Not module.in_proj_weight, which may be computed: a spectral norm then takes a step.
     packed = {
-        index[id(module.in_proj_weight)]: module.embed_dim
+        index[id(parameter)]: module.embed_dim
         for module in model.modules()
-        if isinstance(module, nn.MultiheadAttention) and id(module.in_proj_weight) in index
+        if isinstance(module, nn.MultiheadAttention)
+        for own, parameter in module.named_parameters(recurse=False)
+        if own == "in_proj_weight"
     }
     return [
         _Part(i, name, slice(k * width, (k + 1) * width))

@@ -126,7 +126,7 @@ class Log:
     torch_version: str
 
     def __repr__(self) -> str:
-        whole = sum(not name.endswith("]") for name in self.parameters)
+        whole = sum(not name.endswith(("[q]", "[k]", "[v]")) for name in self.parameters)
         return (
             f"Log({len(self.loss)} steps, {len(self.steps)} sampled, {len(self.layers)} layers, "
             f"{whole} parameters)"

@@ -88,7 +88,7 @@ def projection_flow(model: nn.Module, *, relative: bool = False) -> Tensor:
 
     Args:
         model: any module whose attention :func:`find_projections` recognizes, after ``backward()``.
-        relative: whether each is divided by the norm of its weight.
+        relative: whether each is divided by the norm of its weight; inf or nan where that is 0.
 
     Returns:
         (layers, 4) in float64: W_Q, W_K, W_V, W_O of each attention layer. It is nan where there
@@ -184,10 +184,17 @@ def _places(module: nn.Module) -> Places | None:
     starts = [_thirds(_weight(module, name), same_width=True) for name in PACKED]
     starts += [tuple(_rows(_weight(module, name)) for name in triple) for triple in TRIPLES]
     whole = [start for start in starts if start and None not in start]
-    ends = [end for end in (_rows(_weight(module, name)) for name in ENDS) if end is not None]
+    ends = [_rows(_weight(module, name)) for name in ENDS if _learns(module, name)]
     if len(whole) != 1 or len(ends) > 1:  # nothing, or more than one can tell apart
         return None
+    if None in ends:  # there is one, and it is no plain nn.Linear
+        return None
     return (*whole[0], ends[0] if ends else None)
+
+
+def _learns(module: nn.Module, name: str) -> bool:
+    child = getattr(module, name, None)
+    return isinstance(child, nn.Module) and any(True for _ in child.parameters())
 
 
 def _of_torchs(module: nn.MultiheadAttention) -> Places | None:
@@ -200,8 +207,8 @@ def _of_torchs(module: nn.MultiheadAttention) -> Places | None:
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     """Return a parameter of this name; what a parametrization computes is none."""
-    found = getattr(module, name, None)
-    return found if isinstance(found, nn.Parameter) else None
+    # Not getattr, which would compute it: a spectral norm takes a step each time it is asked.
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(name)
 
 
 def _weight(module: nn.Module, name: str) -> nn.Parameter | None:
