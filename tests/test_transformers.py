@@ -379,7 +379,7 @@ def test_a_slope_over_distance_is_a_chain() -> None:
 @pytest.mark.parametrize("change", [{}, {"branch_scale": 0.5, "gate": 1.5}, {"skip": False}])
 def test_transformers_do_what_is_predicted(place: str, tokens: int, change: dict) -> None:
     if place == "deepnorm" and "skip" in change:
-        return
+        pytest.skip("DeepNorm is about the skip")
     design = Design(
         place, 3, width=96, hidden=150, attention_scale=0.0, scheme="unit", residual_scale=0.8,
         **change,
